@@ -1,0 +1,128 @@
+package broker
+
+import (
+	"context"
+	"time"
+)
+
+// Power is something that a broker can do beyond the contract. Asking for what
+// it lacks is an error, never a silent loss.
+type Power string
+
+// The powers a broker may declare.
+const (
+	PowerPriorities Power = "priorities" // strict order of priorities at receipt (B10)
+	PowerDelays     Power = "delays"     // any number of delayed tasks at their moment (B9)
+	PowerClaims     Power = "claims"     // claims in the publishing step (B4)
+	PowerFollowups  Power = "followups"  // follow-ups in the settling step (B20)
+	PowerRevoke     Power = "revoke"     // Revoker
+	PowerStatuses   Power = "statuses"   // keeps statuses itself: Atomic
+	PowerDurable    Power = "durable"    // what is stored survives the process
+	PowerShared     Power = "shared"     // several processes at once
+	PowerPush       Power = "push"       // waiting consumers are woken, not polling
+	PowerTx         Power = "tx"         // enqueue inside the caller's transaction
+	PowerBroadcast  Power = "broadcast"  // one envelope to every subscriber
+	PowerLimits     Power = "limits"     // Publication.Limits
+	PowerHolds      Power = "holds"      // Publication.Hold
+	PowerGroups     Power = "groups"     // Publication.Group
+)
+
+// Powers lists every power there is, in the order of the documentation.
+func Powers() []Power {
+	return []Power{
+		PowerDurable, PowerShared, PowerPush, PowerPriorities, PowerDelays, PowerClaims, PowerFollowups,
+		PowerRevoke, PowerStatuses, PowerTx, PowerBroadcast, PowerLimits, PowerHolds, PowerGroups,
+	}
+}
+
+// Capabilities is a backend's own account of itself: printed by "stem health"
+// and listed in docs/backends.md.
+type Capabilities struct {
+	Backend string // "sqlite"
+	Summary string // one line: what it is, and for what
+	Powers  []Power
+	MaxSize int // bytes of an encoded envelope; 0: task.DefaultMaxSize
+}
+
+// Declarer is implemented by every broker that has powers.
+type Declarer interface {
+	Capabilities() Capabilities
+}
+
+// Revoker cancels tasks (rule P1).
+type Revoker interface {
+	Revoke(ctx context.Context, batch []Revocation) ([]RevokeAnswer, error)
+}
+
+// Revocation asks that a task never starts, or stops.
+type Revocation struct {
+	ID        string
+	Terminate bool // also cancel a running handler's context
+	Reason    string
+	Keep      time.Duration // how long the cancelled status is kept
+}
+
+// RevokeState is what a revocation came to.
+type RevokeState int
+
+// What a revocation came to.
+const (
+	RevokeCancelled RevokeState = iota + 1 // it never starts
+	RevokeAsked                            // Worker holds it and is told
+	RevokeTooLate                          // it ended already
+	RevokeUnknown                          // the broker does not hold it
+)
+
+// RevokeAnswer is the answer for one revocation; each is true.
+type RevokeAnswer struct {
+	State  RevokeState
+	Worker string
+}
+
+// Atomic is implemented by a broker that keeps statuses in its own store. Where
+// AtomicWith is true for a result store, the broker's own steps show there at
+// once and nobody else writes those statuses.
+type Atomic interface {
+	AtomicWith(resultStore any) bool
+}
+
+// Unwrapper is implemented by a broker that wraps another.
+type Unwrapper interface {
+	Unwrap() Broker
+}
+
+// As finds a power in a broker or in what it wraps, as errors.As does for
+// errors.
+func As[T any](b Broker) (T, bool) {
+	for b != nil {
+		if t, ok := b.(T); ok {
+			return t, true
+		}
+		u, ok := b.(Unwrapper)
+		if !ok {
+			break
+		}
+		b = u.Unwrap()
+	}
+	var none T
+	return none, false
+}
+
+// CapabilitiesOf returns what a broker declares, or an empty account with the
+// name "custom".
+func CapabilitiesOf(b Broker) Capabilities {
+	if d, ok := As[Declarer](b); ok {
+		return d.Capabilities()
+	}
+	return Capabilities{Backend: "custom"}
+}
+
+// Has reports whether a broker declares a power.
+func (c Capabilities) Has(p Power) bool {
+	for _, q := range c.Powers {
+		if p == q {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,46 @@
+// Package store is the contract of what keeps records: statuses with their
+// results, and workers' heartbeats. Schedules, locks and histories join it
+// with their own issues.
+//
+// # The rules
+//
+// Each rule has a conformance test of the same number in storetest, which
+// every backend passes.
+//
+//   - S1  Create stores a status that is not there yet; for one that is, it
+//     changes nothing and answers ErrExists.
+//   - S2  Update applies when its epoch is at least the record's: a start
+//     makes the task running under that epoch and worker, progress replaces
+//     the last. An older epoch is ErrStale and changes nothing. A start of an
+//     id without a record creates it.
+//   - S3  A start whose task has a stored outcome of the same attempt (a
+//     terminal one that no replay followed, or a retry whose outbox is not
+//     cleared) answers that outcome with its follow-ups, raises the epoch, and
+//     leaves the state as it is.
+//   - S4  Record applies an outcome when its epoch is at least the record's
+//     and the move is legal; else ErrStale, and nothing changes. Recording the
+//     same outcome twice (same id, epoch and state) is no error.
+//   - S5  Record keeps the follow-ups as an outbox in the same step; Clear
+//     removes it. A record with an outbox does not expire.
+//   - S6  Requeue makes a failed task queued with the given epoch, replay count
+//     and moment, and only once for each replay count.
+//   - S7  A terminal status is kept for its retention, and gone (ErrNotFound)
+//     within two seconds after it; Keep 0 removes it at once; Forever keeps it.
+//     A failed one stays until Delete or Requeue.
+//   - S8  Get returns what it finds, in the order asked for, with ErrNotFound
+//     where there is none. It sees what an earlier call stored.
+//   - S9  List returns newest first by EnqueuedAt, then id, in pages that
+//     neither repeat nor skip a record that did not change; filters agree with
+//     Query.Match; a scan is bounded and says so.
+//   - S10 Delete removes terminal records only; of others it answers
+//     ErrNotFinished.
+//   - S11 A status keeps the newest ten attempts' errors, the first KiB of its
+//     args, and its result byte for byte.
+//   - S12 Subscribe's channel receives after each change of that task that
+//     happened after Subscribe returned; changes may be merged, the last one is
+//     never lost.
+//   - S13 A heartbeat is listed until its TTL has passed, newest per worker.
+//   - S14 After Close every call returns broker.ErrClosed.
+//   - S15 All methods are safe for concurrent use; a cancelled context ends a
+//     call with its error.
+package store
