@@ -1,0 +1,66 @@
+package measure
+
+var (
+	byTask    = []string{"task", "queue"}
+	byOutcome = []string{"task", "queue", "outcome"}
+	byReason  = []string{"queue", "reason"}
+	byQueue   = []string{"queue"}
+	byWorker  = []string{"worker"}
+	byBackend = []string{"backend", "operation"}
+)
+
+// The metrics of tasks.
+var (
+	TasksEnqueued     = &Metric{"stem.tasks.enqueued", KindCounter, byTask, "Tasks stored by an enqueue."}
+	TasksDeduplicated = &Metric{"stem.tasks.deduplicated", KindCounter, byTask, "Enqueues answered with a task that was there already."}
+	TasksUnknown      = &Metric{"stem.tasks.unknown", KindCounter, byTask, "Deliveries of a name that this worker does not know."}
+	TasksStarted      = &Metric{"stem.tasks.started", KindCounter, byTask, "Handlers started."}
+	TasksSucceeded    = &Metric{"stem.tasks.succeeded", KindCounter, byTask, "Tasks whose result was stored."}
+	TasksFailed       = &Metric{"stem.tasks.failed", KindCounter, byTask, "Tasks dead-lettered."}
+	TasksRetried      = &Metric{"stem.tasks.retried", KindCounter, byTask, "Attempts that failed and will be repeated."}
+	TasksExpired      = &Metric{"stem.tasks.expired", KindCounter, byTask, "Tasks not executed since they were past their expiry."}
+	TasksRevoked      = &Metric{"stem.tasks.revoked", KindCounter, byTask, "Tasks stopped by a revocation."}
+	TasksLeaseLost    = &Metric{"stem.tasks.lease_lost", KindCounter, byTask, "Deliveries whose lease passed to another worker."}
+	TasksRedelivered  = &Metric{"stem.tasks.redelivered", KindCounter, byTask, "Deliveries of a task whose earlier lease ended without an outcome."}
+	TaskDuration      = &Metric{"stem.task.duration", KindHistogram, byOutcome, "Time in the handler."}
+	TaskQueueTime     = &Metric{"stem.task.queue_time", KindHistogram, byOutcome, "From enqueued, or due, to the handler's start."}
+	TaskLateness      = &Metric{"stem.task.lateness", KindHistogram, byOutcome, "From a delayed task's moment to the handler's start."}
+)
+
+// The metrics of dead letters and queues.
+var (
+	DLQAdded       = &Metric{"stem.dlq.added", KindCounter, byReason, "Dead letters added."}
+	DLQReplayed    = &Metric{"stem.dlq.replayed", KindCounter, byReason, "Dead letters replayed."}
+	DLQPurged      = &Metric{"stem.dlq.purged", KindCounter, byReason, "Dead letters purged."}
+	DLQDepth       = &Metric{"stem.dlq.depth", KindGauge, byQueue, "Dead letters held."}
+	QueueDepth     = &Metric{"stem.queue.depth", KindGauge, byQueue, "Tasks ready."}
+	QueueDelayed   = &Metric{"stem.queue.delayed", KindGauge, byQueue, "Tasks waiting for their moment."}
+	QueueOldestAge = &Metric{"stem.queue.oldest_age", KindGauge, byQueue, "Seconds since the oldest ready task became ready."}
+)
+
+// The metrics of workers and backends.
+var (
+	IsolatesActive  = &Metric{"stem.worker.isolates.active", KindGauge, byWorker, "Isolates executing a handler."}
+	IsolatesTotal   = &Metric{"stem.worker.isolates.total", KindGauge, byWorker, "Isolates of the worker."}
+	IsolatesLost    = &Metric{"stem.worker.isolates.lost", KindGauge, byWorker, "Handlers past their hard limit that have not returned."}
+	WorkerInflight  = &Metric{"stem.worker.inflight", KindGauge, byWorker, "Deliveries held."}
+	WorkerPrefetch  = &Metric{"stem.worker.prefetched", KindGauge, byWorker, "Deliveries held and not started."}
+	HeartbeatAge    = &Metric{"stem.worker.heartbeat_age", KindGauge, byWorker, "Seconds since the last heartbeat was stored."}
+	LeaseRenewed    = &Metric{"stem.lease.renewed", KindCounter, byWorker, "Leases renewed."}
+	LeaseLost       = &Metric{"stem.lease.lost", KindCounter, byWorker, "Leases lost."}
+	BrokerRoundtrip = &Metric{"stem.broker.roundtrip", KindHistogram, byBackend, "Time of a call to the broker."}
+	BrokerErrors    = &Metric{"stem.broker.errors", KindCounter, byBackend, "Calls to the broker that failed."}
+	OrphansFixed    = &Metric{"stem.orphans.fixed", KindCounter, byQueue, "Tasks put back by the reconciler; normally none."}
+)
+
+// All lists every metric, in the order of the documentation.
+func All() []*Metric {
+	return []*Metric{
+		TasksEnqueued, TasksDeduplicated, TasksUnknown, TasksStarted, TasksSucceeded, TasksFailed, TasksRetried,
+		TasksExpired, TasksRevoked, TasksLeaseLost, TasksRedelivered,
+		TaskDuration, TaskQueueTime, TaskLateness,
+		DLQAdded, DLQReplayed, DLQPurged, DLQDepth, QueueDepth, QueueDelayed, QueueOldestAge,
+		IsolatesActive, IsolatesTotal, IsolatesLost, WorkerInflight, WorkerPrefetch, HeartbeatAge,
+		LeaseRenewed, LeaseLost, BrokerRoundtrip, BrokerErrors, OrphansFixed,
+	}
+}
