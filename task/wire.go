@@ -80,3 +80,22 @@ func ValidateJSON(what string, raw json.RawMessage) error {
 	}
 	return nil
 }
+
+// EncodedSize is about how many bytes Encode makes of the envelope, never
+// fewer.
+func EncodedSize(e *Envelope) int {
+	b, err := Encode(e)
+	if err != nil {
+		return 0
+	}
+	return len(b)
+}
+
+// CheckSize refuses what is larger than its limit, both in bytes. The error
+// wraps ErrTooLarge and says what to do instead.
+func CheckSize(size, limit int) error {
+	if size <= limit {
+		return nil
+	}
+	return fmt.Errorf("%w: %d bytes, at most %d: store the payload elsewhere and pass a reference to it", ErrTooLarge, size, limit)
+}
