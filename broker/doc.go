@@ -105,4 +105,7 @@
 //     and waiting consumers are woken for it; a terminal one is TooLate.
 //   - P2  AtomicWith: where it is true, the store's Get shows each of the
 //     broker's moves as soon as the call that made it returned.
+//   - P3  Owner: Holds is true from the Publish that stored a task until the
+//     call that ends it, dead-letters it, revokes or purges it, and again after
+//     a replay; it is false for what the broker never had.
 package broker

@@ -17,6 +17,7 @@ const (
 	PowerFollowups  Power = "followups"  // follow-ups in the settling step (B20)
 	PowerRevoke     Power = "revoke"     // Revoker
 	PowerStatuses   Power = "statuses"   // keeps statuses itself: Atomic
+	PowerOwner      Power = "owner"      // Owner
 	PowerDurable    Power = "durable"    // what is stored survives the process
 	PowerShared     Power = "shared"     // several processes at once
 	PowerPush       Power = "push"       // waiting consumers are woken, not polling
@@ -31,7 +32,7 @@ const (
 func Powers() []Power {
 	return []Power{
 		PowerDurable, PowerShared, PowerPush, PowerPriorities, PowerDelays, PowerClaims, PowerFollowups,
-		PowerRevoke, PowerStatuses, PowerTx, PowerBroadcast, PowerLimits, PowerHolds, PowerGroups,
+		PowerRevoke, PowerStatuses, PowerOwner, PowerTx, PowerBroadcast, PowerLimits, PowerHolds, PowerGroups,
 	}
 }
 
@@ -84,6 +85,13 @@ type RevokeAnswer struct {
 // once and nobody else writes those statuses.
 type Atomic interface {
 	AtomicWith(resultStore any) bool
+}
+
+// Owner tells which tasks a broker still has to bring to an end (rule P3).
+type Owner interface {
+	// Holds has true for each id that is ready, delayed or leased; a dead
+	// letter is not.
+	Holds(ctx context.Context, ids ...string) ([]bool, error)
 }
 
 // Unwrapper is implemented by a broker that wraps another.

@@ -14,14 +14,18 @@
 //     the last. An older epoch is ErrStale and changes nothing. A start of an
 //     id without a record creates it.
 //   - S3  A start whose task has a stored outcome of the same attempt (a
-//     terminal one that no replay followed, or a retry whose outbox is not
-//     cleared) answers that outcome with its follow-ups, raises the epoch, and
-//     leaves the state as it is.
+//     terminal one whose replay count is not below the delivery's, or a retry
+//     whose outbox is not cleared and whose attempt is above the delivery's)
+//     answers that outcome with its outbox, raises the epoch, and leaves the
+//     state as it is.
 //   - S4  Record applies an outcome when its epoch is at least the record's
-//     and the move is legal; else ErrStale, and nothing changes. Recording the
-//     same outcome twice (same id, epoch and state) is no error.
-//   - S5  Record keeps the follow-ups as an outbox in the same step; Clear
-//     removes it. A record with an outbox does not expire.
+//     and the move is legal, where a queued or retried record stands for a run
+//     whose start was not reported; else ErrStale, and nothing changes.
+//     Recording the same outcome twice (same id, epoch and state) is no error.
+//   - S5  Record keeps follow-ups and claims to release as an outbox in the same
+//     step, and marks a retry even without them. Clear removes the outbox when
+//     the record still has that epoch; so does a start of a later attempt. A
+//     record with an outbox does not expire, and with Keep 0 goes by Clear.
 //   - S6  Requeue makes a failed task queued with the given epoch, replay count
 //     and moment, and only once for each replay count.
 //   - S7  A terminal status is kept for its retention, and gone (ErrNotFound)

@@ -64,8 +64,18 @@ type Answer struct {
 type Record struct {
 	Key
 	Outcome   task.Outcome
-	Followups []broker.Publication // the outbox
+	Followups []broker.Publication // the outbox, with Release
+	Release   []string             // claims that end with it
 	Envelope  *task.Envelope       // for an outcome of an id without a record
+}
+
+// Outboxes is the power to list the records that have an outbox, so that what a
+// crash left of them is found without a delivery.
+type Outboxes interface {
+	// ListOutboxes returns a page of outcomes stored before that moment whose
+	// outbox is not cleared, in any steady order, and the cursor of the next
+	// page; "" after the last. Each record has its outbox and its newest epoch.
+	ListOutboxes(ctx context.Context, before time.Time, p broker.Page) ([]Record, string, error)
 }
 
 // Found is the answer for one id of a Get.
