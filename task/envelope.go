@@ -4,8 +4,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 )
@@ -139,8 +141,38 @@ func ValidateTime(what string, t time.Time) error {
 	return nil
 }
 
-// Validate checks everything but the size.
+// Validate checks everything but the size. The error wraps ErrInvalid.
 func (e *Envelope) Validate() error {
+	if err := e.validateFields(); err != nil {
+		return err
+	}
+	for k, v := range e.Headers {
+		if !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return invalid("header %q: it is not UTF-8", k)
+		}
+	}
+	for k, v := range e.Meta {
+		if err := checkMember(k, v); err != nil {
+			return invalid("meta %q: %w", k, err)
+		}
+	}
+	for k, v := range e.Unknown {
+		if err := checkMember(k, v); err != nil {
+			return invalid("field %q: %w", k, err)
+		}
+	}
+	return ValidateJSON("args", e.Args)
+}
+
+func checkMember(key string, value json.RawMessage) error {
+	if !utf8.ValidString(key) {
+		return errors.New("its name is not UTF-8")
+	}
+	return checkJSON(value)
+}
+
+// validateFields checks what the wire's syntax leaves open.
+func (e *Envelope) validateFields() error {
 	for _, err := range []error{ValidateID(e.ID), ValidateName(e.Name), ValidateQueue(e.Queue)} {
 		if err != nil {
 			return err
@@ -149,10 +181,10 @@ func (e *Envelope) Validate() error {
 	switch {
 	case e.Priority < 0 || e.Priority > MaxPriority:
 		return invalid("priority %d: want 0 (last) to %d (first)", e.Priority, MaxPriority)
-	case e.Attempt < 0:
-		return invalid("attempt %d: want 0 or more", e.Attempt)
-	case e.MaxRetries < 0:
-		return invalid("maxRetries %d: want 0 or more", e.MaxRetries)
+	case e.Attempt < 0 || e.Attempt > math.MaxInt32:
+		return invalid("attempt %d: want 0 to %d", e.Attempt, math.MaxInt32)
+	case e.MaxRetries < 0 || e.MaxRetries > math.MaxInt32:
+		return invalid("maxRetries %d: want 0 to %d", e.MaxRetries, math.MaxInt32)
 	case e.VisibilityTimeout < 0:
 		return invalid("visibilityTimeout %s: want a positive duration", e.VisibilityTimeout)
 	case e.EnqueuedAt.IsZero():
@@ -172,7 +204,7 @@ func (e *Envelope) Validate() error {
 			return invalid("header %q: keys are lower case and not empty", k)
 		}
 	}
-	return ValidateJSON("args", e.Args)
+	return nil
 }
 
 // Expired reports whether the task must no longer be executed at that moment.
