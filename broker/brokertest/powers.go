@@ -1,0 +1,210 @@
+package brokertest
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/store"
+	"github.com/stemjobs/stem/task"
+)
+
+// testP0: what a broker declares it implements, and what it implements it
+// declares.
+func testP0(e *env) {
+	if e.caps.Backend == "" || e.caps.Backend != "custom" && e.caps.Summary == "" {
+		e.Errorf("the broker says neither what it is nor for what: %+v", e.caps)
+	}
+	_, revoker := broker.As[broker.Revoker](e.Broker)
+	if revoker != e.has(broker.PowerRevoke) {
+		e.Errorf("implements Revoker: %v, declares it: %v", revoker, e.has(broker.PowerRevoke))
+	}
+	a, atomic := broker.As[broker.Atomic](e.Broker)
+	if atomic != e.has(broker.PowerStatuses) {
+		e.Errorf("implements Atomic: %v, declares statuses: %v", atomic, e.has(broker.PowerStatuses))
+	}
+	if atomic && (a.AtomicWith(nil) || a.AtomicWith(struct{}{})) {
+		e.Errorf("AtomicWith is true of what is no result store")
+	}
+	_, wraps := e.Broker.(broker.Unwrapper)
+	if e.Results != nil && atomic && !wraps && !e.atomic {
+		e.Errorf("the broker declares statuses, and AtomicWith is false of the store they are in")
+	}
+	for _, p := range []broker.Power{broker.PowerDurable, broker.PowerShared} {
+		if e.has(p) && e.o.Reopen == nil {
+			e.Errorf("the broker declares %q, and Options.Reopen is missing", p)
+		}
+	}
+}
+
+// revoke asks for one revocation.
+func (e *env) revoke(r broker.Revoker, id string, terminate bool) broker.RevokeAnswer {
+	e.Helper()
+	out, err := r.Revoke(e.ctx, []broker.Revocation{{ID: id, Terminate: terminate, Reason: "asked-by-test", Keep: long}})
+	if err != nil || len(out) != 1 {
+		e.Fatalf("Revoke of %s: %d answers, error %v", id, len(out), err)
+	}
+	return out[0]
+}
+
+// testP1: revocations come true.
+func testP1(e *env) {
+	r, ok := broker.As[broker.Revoker](e.Broker)
+	if !ok {
+		return // P0 holds that it is not declared either
+	}
+	e.publishIDs("done", "dead", "retried", "held", "unstarted", "spared", "ready")
+	c := e.open()
+	ds := c.take(6)
+	e.settle(ds[0], task.Succeeded)
+	e.settle(ds[1], task.Failed)
+	retry := settlement(ds[2], task.Retried)
+	retry.Outcome.NotBefore = now().Add(e.o.Lease)
+	if err := e.trySettle(retry); err != nil {
+		e.Fatalf("Settle as retried: %v", err)
+	}
+	e.start(ds[3])
+	waiting := []string{"retried", "ready"}
+	if e.has(broker.PowerDelays) {
+		e.publish(envelope("delayed", notBefore(now().Add(e.o.Lease))))
+		waiting = append(waiting, "delayed")
+	}
+	for _, id := range waiting {
+		if a := e.revoke(r, id, false); a.State != broker.RevokeCancelled {
+			e.Errorf("revoking %s, which nobody holds: got %+v, want cancelled", id, a)
+		}
+		e.seen(id, task.Cancelled, func(s task.Status) string {
+			if s.Reason != "asked-by-test" || s.FinishedAt.IsZero() {
+				return fmt.Sprintf("reason %q, finished %s", s.Reason, s.FinishedAt)
+			}
+			return ""
+		})
+	}
+	if e.Results != nil {
+		if a := e.revoke(r, "done", false); a.State != broker.RevokeTooLate {
+			e.Errorf("revoking a succeeded task: got %+v, want too late", a)
+		}
+	}
+	if a := e.revoke(r, "dead", true); a.State != broker.RevokeTooLate {
+		e.Errorf("revoking a dead task: got %+v, want too late", a)
+	}
+	if a := e.revoke(r, "nobody", false); a.State != broker.RevokeUnknown {
+		e.Errorf("revoking an unknown id: got %+v, want unknown", a)
+	}
+	revokeHeld(e, r, c, ds)
+	c.quiet(e.o.Lease+e.o.Lease/2, "all that waited was revoked")
+	e.counts("q", 0, 0, 3, 1)
+	revokeExpiring(e, r)
+}
+
+// revokeHeld: what is leased is asked of its worker.
+func revokeHeld(e *env, r broker.Revoker, c *consumer, ds []broker.Delivery) {
+	if b := c.exchange(nil, nil, broker.Want{}); len(b.Revoked) != 0 {
+		e.Errorf("nothing that is held was revoked, and its consumer is told %+v", b.Revoked)
+	}
+	waiting := make(chan error, 1)
+	go func() { waiting <- c.Wait(e.ctx, idle) }()
+	time.Sleep(4 * poll)
+	began := time.Now()
+	for i, d := range ds[3:5] {
+		if a := e.revoke(r, d.Envelope.ID, i == 0); a.State != broker.RevokeAsked || a.Worker != "worker-1" {
+			e.Errorf("revoking %s, which is held: got %+v, want asked worker-1", d.Envelope.ID, a)
+		}
+	}
+	if err := <-waiting; err != nil || time.Since(began) > second+e.o.Slack {
+		e.Errorf("the consumer that holds it was not woken: %s, error %v", time.Since(began), err)
+	}
+	told := make(map[string]broker.Revoked)
+	e.eventually(second, func() bool {
+		for _, v := range c.exchange(nil, nil, broker.Want{}).Revoked {
+			told[v.Receipt.ID] = v
+		}
+		return len(told) == 2 || e.atomic
+	})
+	for i, d := range ds[3:5] {
+		if v := told[d.Receipt.ID]; v.Receipt != d.Receipt || v.Terminate != (i == 0) || v.Reason != "asked-by-test" {
+			e.Errorf("its consumer is told %+v of %s, terminate %v", v, d.Receipt, i == 0)
+		}
+	}
+	if len(told) != 2 {
+		e.Errorf("the consumer is told of %d, want 2: %+v", len(told), told)
+	}
+	e.seen(ds[3].Envelope.ID, task.Running, nil) // until its worker says so
+}
+
+// revokeExpiring: a revoked task whose worker dies does not come back as if
+// nobody had asked.
+func revokeExpiring(e *env, r broker.Revoker) {
+	e.publish(envelope("orphan", onQueue("o")), envelope("given-back", onQueue("o")))
+	ds := e.openShort("o").take(2)
+	for _, d := range ds {
+		e.revoke(r, d.Envelope.ID, false)
+	}
+	e.settle(ds[1], task.Queued)
+	c := e.open("o")
+	over := time.Now().Add(e.o.Lease + e.o.Lease/2)
+	for time.Now().Before(over) {
+		b := c.exchange(nil, nil, broker.Want{Count: 5})
+		told := make(map[broker.Receipt]bool)
+		for _, v := range b.Revoked {
+			told[v.Receipt] = true
+		}
+		for _, d := range b.Deliveries {
+			if !told[d.Receipt] {
+				e.Errorf("%s was revoked under an earlier lease, and is delivered without a word of it", d.Envelope.ID)
+			}
+		}
+		time.Sleep(poll)
+	}
+}
+
+// testP2: one life, looked at after each call without waiting.
+func testP2(e *env) {
+	if !e.atomic {
+		return // P0 holds that it is no broker with statuses of its own
+	}
+	e.publishIDs("a")
+	e.seen("a", task.Queued, nil)
+	c := e.open()
+	d := c.one()
+	e.seen("a", task.Queued, nil)
+	if errs, err := e.Results.Delete(e.ctx, "a"); err != nil || !errors.Is(errs[0], store.ErrNotFinished) {
+		e.Errorf("Delete of a leased task: got %v, %v, want ErrNotFinished", errs, err)
+	}
+	c.exchange(nil, []broker.Renewal{{Receipt: d.Receipt, Start: true, Worker: "w"}}, broker.Want{})
+	e.seen("a", task.Running, nil)
+	c.exchange([]broker.Settlement{settlement(d, task.Retried)}, nil, broker.Want{})
+	e.seen("a", task.Retried, nil)
+	d, _ = c.later(second)
+	e.seen("a", task.Retried, nil)
+	e.start(d)
+	e.seen("a", task.Running, nil)
+	e.settle(d, task.Queued)
+	e.seen("a", task.Queued, nil)
+	d = c.one()
+	e.settle(d, task.Failed)
+	e.seen("a", task.Failed, func(s task.Status) string {
+		if len(s.Errors) != 2 || s.Attempt != 2 {
+			return fmt.Sprintf("%d errors, attempt %d; want 2, 2", len(s.Errors), s.Attempt)
+		}
+		return ""
+	})
+	e.replay(broker.DeadFilter{}, broker.ReplayOptions{})
+	e.seen("a", task.Queued, nil)
+	d = c.one()
+	e.settle(d, task.Succeeded)
+	e.seen("a", task.Succeeded, func(s task.Status) string {
+		if s.ReplayCount != 1 || string(s.Result) != `{"ok": true}` || len(s.Errors) != 2 {
+			return fmt.Sprintf("%d replays, result %s, %d errors", s.ReplayCount, s.Result, len(s.Errors))
+		}
+		return ""
+	})
+	if errs, err := e.Results.Delete(e.ctx, "a"); err != nil || errs[0] != nil {
+		e.Errorf("Delete of a succeeded task: got %v, %v", errs, err)
+	}
+	if _, kept := e.status("a"); kept {
+		e.Errorf("the status is kept after Delete")
+	}
+	e.publishIDs("a") // its id is free again
+}
