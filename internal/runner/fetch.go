@@ -1,0 +1,281 @@
+package runner
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/task"
+)
+
+const (
+	lookEvery = time.Second            // an exchange happens at least so often
+	lookLeast = 200 * time.Microsecond // and not sooner than this because something will be due
+	scanEvery = 100 * time.Millisecond // while something may start, or has progress to send
+	startAge  = 10 * time.Millisecond  // a handler that runs for so long has its start reported
+	newsEvery = 100 * time.Millisecond // between exchanges, when full, that a wake-up caused
+)
+
+// errContract is a broker's answer that lacks an element.
+var errContract = errors.New("the broker answered for another number of items than it was asked about")
+
+// fetcher owns the consumer: one goroutine that exchanges outcomes, renewals
+// and new deliveries, as fast as the round trips return while there is any of
+// them, and sleeps while there is none. There is no timer between an outcome
+// and its exchange: while one exchange is under way the next one's outcomes
+// gather.
+type fetcher struct {
+	r        *Runner
+	consumer broker.Consumer
+	waiter   *waiter
+	order    *order
+	marks    *registry
+	unknown  *strangers
+	pace     pace
+	stop     stopping
+
+	pending []*Job     // outcomes to send with the next exchange
+	parked  []*Job     // outcomes that were refused, and wait for another try
+	live    []liveness // renewals to send with it
+
+	done     []broker.Settlement // scratch
+	renewals []broker.Renewal    // scratch
+	settled  []verdictOf         // scratch
+
+	hungry   bool          // there may be more to receive than the last exchange brought
+	news     bool          // a wake-up came while there was no room
+	newsAt   time.Duration // when the waiter may be asked again while there is no room
+	lookAt   time.Duration // the next exchange is due then, whatever happens
+	scanAt   time.Duration // the list of what is held is to be looked through then
+	full     int64         // starts counted when prefetched deliveries were last given back
+	failures int           // exchanges that failed in a row
+	retryAt  time.Duration
+}
+
+// liveness is one renewal and what it was made of.
+type liveness struct {
+	job      *Job
+	renewal  broker.Renewal
+	length   time.Duration // the lease's, if it succeeds
+	progress *task.Progress
+	extend   time.Duration
+}
+
+// verdictOf is the broker's answer to one settlement.
+type verdictOf struct {
+	job       *Job
+	err       error
+	uncertain bool
+}
+
+func newFetcher(r *Runner, c broker.Consumer, w *waiter) *fetcher {
+	return &fetcher{
+		r: r, consumer: c, waiter: w, order: newOrder(r.cfg.Queues), marks: newRegistry(r.cfg.Meter),
+		unknown: newStrangers(), hungry: true, full: -1,
+	}
+}
+
+// loop runs until the runner has stopped. An error means that the broker was
+// closed under it.
+func (f *fetcher) loop() error {
+	for {
+		now := f.r.now()
+		p := f.prepare(now)
+		switch {
+		case p.finished:
+			return nil
+		case p.exchange:
+			if err := f.exchange(p); err != nil {
+				return err
+			}
+		default:
+			f.sleep(now, p.room)
+		}
+	}
+}
+
+// plan is what the fetcher does next.
+type plan struct {
+	finished bool
+	exchange bool
+	room     int  // deliveries to ask for
+	bytes    int  // of envelopes, at most
+	full     bool // every isolate has a job
+}
+
+// prepare gathers what is to be sent and decides whether to exchange or to
+// sleep. In the step that decides to sleep it also asks to be woken, so that
+// no outcome is overlooked in between.
+func (f *fetcher) prepare(now time.Duration) plan {
+	l := &f.r.line
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f.pending = append(f.pending, l.ended...)
+	clear(l.ended)
+	l.ended = l.ended[:0]
+	f.unpark(now)
+	if f.drain(now) {
+		return plan{finished: true}
+	}
+	if now >= f.scanAt || l.scanNow {
+		f.scan(now)
+	} else if l.marked {
+		f.scanAt = min(f.scanAt, now+scanEvery)
+	}
+	p := plan{room: f.room(now), bytes: max(1, prefetchBytes-l.bytes), full: l.executing >= l.isolates}
+	switch {
+	case f.failures > 0:
+		p.exchange = now >= f.retryAt
+	case len(f.pending) > 0 || len(f.live) > 0 || now >= f.lookAt || f.news:
+		p.exchange = true
+	default:
+		p.exchange = f.hungry && p.room > 0
+	}
+	l.sleeping = !p.exchange
+	return p
+}
+
+// room is how many deliveries to ask for. It is called under line.mu.
+func (f *fetcher) room(now time.Duration) int {
+	l := &f.r.line
+	f.pace.sample(now, l.starts)
+	if l.mode != 0 || l.alone != nil {
+		return 0
+	}
+	ahead := 0
+	switch {
+	case l.starts == f.full: // what was fetched ahead went back, and nothing has started since
+	case f.r.cfg.Prefetch > 0:
+		ahead = l.wanted * (f.r.cfg.Prefetch - 1)
+	default:
+		ahead = f.pace.ahead()
+	}
+	return max(0, l.isolates-l.executing-l.readyCount()+ahead)
+}
+
+// exchange is one round trip and what comes of it.
+func (f *fetcher) exchange(p plan) error {
+	f.done, f.renewals = f.done[:0], f.renewals[:0]
+	for _, j := range f.pending {
+		f.done = append(f.done, j.settlement)
+	}
+	for i := range f.live {
+		f.renewals = append(f.renewals, f.live[i].renewal)
+	}
+	want := broker.Want{Count: p.room, Bytes: p.bytes}
+	if p.room > 0 {
+		want.Queues = f.order.next()
+	}
+	ctx, cancel := context.WithTimeout(f.r.calling, f.r.callTimeout())
+	began := time.Now()
+	batch, err := f.consumer.Exchange(ctx, f.done, f.renewals, want)
+	cancel()
+	f.r.roundtrip("exchange", began, err)
+	clear(f.done) // lets go of results
+	if err == nil && (len(batch.Settled) != len(f.done) || len(batch.Renewed) != len(f.renewals)) {
+		err = errContract
+	}
+	if err != nil {
+		return f.failed(err)
+	}
+	f.succeeded()
+	at := f.r.since(began)
+	f.settle(batch.Settled)
+	f.renew(batch.Renewed, at)
+	f.receive(batch.Deliveries, at)
+	f.revoke(batch.Revoked)
+
+	f.news = false
+	f.hungry = batch.More || p.room > 0 && len(batch.Deliveries) >= p.room
+	next := lookEvery
+	if batch.Next > 0 && p.room > 0 {
+		next = min(next, max(batch.Next, lookLeast))
+	}
+	f.lookAt = f.r.now() + next
+	if p.room > 0 || p.full {
+		f.r.heard.Store(int64(at))
+	}
+	return nil
+}
+
+// failed notes that an exchange failed. Nothing is known of what it was to do:
+// all of it is sent again.
+func (f *fetcher) failed(err error) error {
+	if f.r.line.stopMode() == Hard {
+		return nil
+	}
+	if errors.Is(err, broker.ErrClosed) {
+		c, openErr := f.r.open()
+		if openErr != nil {
+			return fmt.Errorf("the broker was closed: %w", openErr)
+		}
+		if c != nil {
+			f.waiter.use(c)
+			f.consumer = c
+		}
+	}
+	for _, j := range f.pending {
+		j.uncertain = true
+	}
+	f.live = f.live[:0]
+	f.failures++
+	now := f.r.now()
+	f.retryAt = now + patience(f.failures)
+	f.scanAt = min(f.scanAt, f.retryAt)
+	if loud(f.failures) {
+		f.r.log.Warn("cannot reach the broker; will try again", "failures", f.failures, "error", err)
+	}
+	return nil
+}
+
+func (f *fetcher) succeeded() {
+	if f.failures > 0 {
+		f.r.log.Info("the broker is back", "failures", f.failures)
+	}
+	f.failures = 0
+}
+
+// sleep waits for an outcome, a call from the broker, or the next moment at
+// which something is due.
+func (f *fetcher) sleep(now time.Duration, room int) {
+	until := f.scanAt
+	if f.failures > 0 {
+		until = min(until, f.retryAt)
+	} else {
+		if !f.waiter.busy && (room > 0 || now >= f.newsAt) {
+			f.waiter.ask(now, max(f.lookAt-now, lookLeast))
+		}
+		if f.waiter.busy {
+			// The waiter brings the next look; this is for one that does not
+			// return when it should.
+			until = min(until, max(f.lookAt, f.waiter.until)+lookEvery)
+		} else {
+			until = min(until, f.lookAt)
+			if room == 0 {
+				until = min(until, max(f.newsAt, now))
+			}
+		}
+	}
+	for _, j := range f.parked {
+		until = min(until, j.renewAt)
+	}
+	if at := f.stop.next(); at > 0 {
+		until = min(until, at)
+	}
+	f.waiter.timer.Reset(max(until-now, 0))
+	defer f.waiter.timer.Stop()
+	select {
+	case <-f.r.line.kick:
+	case <-f.waiter.timer.C:
+	case <-f.waiter.woken:
+		f.waiter.busy = false
+		f.hungry = true
+		if room == 0 {
+			f.news = true
+			f.newsAt = f.r.now() + newsEvery
+		}
+	}
+	f.r.line.awake()
+}
