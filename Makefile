@@ -1,0 +1,68 @@
+# The project's vocabulary: "make help" lists it.
+
+GO       ?= go
+LINT     := $(GO) tool -modfile=tools/go.mod golangci-lint
+VULN     := $(GO) tool -modfile=tools/go.mod govulncheck
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+FUZZTIME ?= 30s
+# More for the program behind the target, as in: make demo ARGS='--dir /usr/share'
+ARGS     ?=
+
+# Where the program must build besides the machine at hand. Nothing needs cgo,
+# apart from the race detector.
+SYSTEMS  := darwin/arm64 linux/arm64 windows/amd64
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test fmt fmt-check vet lint cross unit race docs bench fuzz chaos vuln clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## bin/stem, a static binary for this machine
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/ ./cmd/stem
+
+demo: ## the main job on real files, a worker killed in the middle
+	$(GO) run ./cmd/stem demo $(ARGS)
+
+test: fmt-check vet cross lint race ## everything that a change must pass, generated docs included
+
+fmt: ## format the code
+	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
+
+fmt-check:
+	@files=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
+	if [ -n "$$files" ]; then echo "not formatted (make fmt does it):"; echo "$$files"; exit 1; fi
+
+vet:
+	$(GO) vet ./...
+
+lint: ## the linters, which also hold the arrows between packages
+	$(LINT) run ./...
+
+cross: ## build for the other systems
+	@for s in $(SYSTEMS); do echo "build $$s"; \
+		GOOS=$${s%/*} GOARCH=$${s#*/} CGO_ENABLED=0 $(GO) build ./... || exit 1; done
+
+unit: ## the tests without the race detector: faster, for the loop while writing
+	$(GO) test ./...
+
+race: ## the tests under the race detector
+	CGO_ENABLED=1 $(GO) test -race -timeout 8m ./...
+
+docs: ## write the generated pages under docs/
+	$(GO) run ./internal/docgen
+
+bench: ## measure speed, beside others where they are built in
+	cd bench && $(GO) run . $(ARGS)
+
+fuzz: ## each fuzz test for FUZZTIME
+	GO='$(GO)' FUZZTIME='$(FUZZTIME)' ./tools/fuzz.sh
+
+chaos: ## the fault tests in their full length
+	STEM_CHAOS=full CGO_ENABLED=1 $(GO) test -race -count 1 -timeout 60m -v ./internal/chaos/... $(ARGS)
+
+vuln: ## known vulnerabilities in what the program uses; needs the database's site
+	$(VULN) ./...
+
+clean: ## remove what the targets above made
+	rm -rf bin dist
