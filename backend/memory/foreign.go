@@ -1,0 +1,308 @@
+package memory
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/store"
+	"github.com/stemjobs/stem/task"
+)
+
+// This file is for a broker on another store: it records here what becomes of
+// its tasks. A task of this DB's own brokers is not touched from here.
+
+// Create stores statuses that are not there yet; see store.Results.
+func (s *results) Create(ctx context.Context, batch []task.Status) ([]error, error) {
+	now, err := s.enter(ctx, "create statuses")
+	if err != nil {
+		return nil, err
+	}
+	defer s.db.leave()
+	errs := make([]error, len(batch))
+	for i := range batch {
+		if s.db.find(batch[i].ID, now) != nil {
+			errs[i] = store.ErrExists
+		} else {
+			s.db.create(recordOf(&batch[i]))
+		}
+	}
+	return errs, nil
+}
+
+// recordOf is the record of a status.
+func recordOf(s *task.Status) *record {
+	e := &task.Envelope{
+		ID: s.ID, Name: s.Name, Args: slices.Clone(task.KeepArgs(s.Args)), EnqueuedAt: s.EnqueuedAt,
+		Priority: s.Priority, MaxRetries: s.MaxRetries, Queue: s.Queue, Meta: s.Meta,
+	}
+	r := newRecord(e, 0)
+	r.trimmed = true
+	r.state, r.attempt, r.epoch, r.starts = s.State, s.Attempt, s.Epoch, s.Starts
+	r.worker, r.reason, r.result = s.Worker, s.Reason, slices.Clone(s.Result)
+	r.notBefore, r.startedAt, r.finishedAt = s.NotBefore, s.StartedAt, s.FinishedAt
+	if len(s.Errors) > 0 || s.ReplayCount > 0 {
+		x := r.more()
+		x.errors, x.replays, x.replayedAt = slices.Clone(s.Errors), s.ReplayCount, s.LastReplayAt
+	} else {
+		r.addError(s.Error)
+	}
+	r.setProgress(s.Progress)
+	return r
+}
+
+func (db *DB) create(r *record) {
+	r.place = foreign
+	r.trim()
+	db.add(r)
+	db.notify(r)
+}
+
+// foreign returns the record that a call from outside may change; one that is
+// missing is made from the envelope, if there is one.
+func (db *DB) foreign(id string, e *task.Envelope, now time.Time) (*record, error) {
+	r := db.find(id, now)
+	switch {
+	case r == nil && e == nil:
+		return nil, store.ErrNotFound
+	case r == nil:
+		r = newRecord(e, 0)
+		db.create(r)
+	case r.place != foreign:
+		return nil, store.ErrStale // a broker of this DB holds it
+	}
+	return r, nil
+}
+
+// Update reports starts and progress; see store.Results.
+func (s *results) Update(ctx context.Context, batch []store.Update) ([]store.Answer, error) {
+	now, err := s.enter(ctx, "update statuses")
+	if err != nil {
+		return nil, err
+	}
+	defer s.db.leave()
+	answers := make([]store.Answer, len(batch))
+	for i := range batch {
+		answers[i] = s.db.update(&batch[i], now)
+	}
+	return answers, nil
+}
+
+func (db *DB) update(u *store.Update, now time.Time) store.Answer {
+	e := u.Envelope
+	if !u.Start {
+		e = nil
+	}
+	r, err := db.foreign(u.ID, e, now)
+	if err != nil {
+		return store.Answer{Err: err}
+	}
+	if u.Epoch < r.epoch {
+		return store.Answer{Err: store.ErrStale}
+	}
+	switch {
+	case u.Start:
+		if stored := r.storedOutcome(u); stored != nil {
+			r.epoch = u.Epoch
+			return store.Answer{Stored: stored}
+		}
+		r.startForeign(u, now)
+	case r.state != task.Running:
+		return store.Answer{Err: store.ErrStale} // its run has ended
+	}
+	r.setProgress(u.Progress)
+	db.notify(r)
+	return store.Answer{}
+}
+
+// storedOutcome is the outcome that forbids a start, if there is one: it
+// belongs to the very execution that is about to begin again.
+func (r *record) storedOutcome(u *store.Update) *store.Record {
+	x := r.extra
+	replayed := u.Replays > r.replays()
+	switch {
+	case r.state == task.Failed && replayed:
+		return nil
+	case r.state.Terminal() && (x == nil || x.outcome == nil):
+		return &store.Record{Key: store.Key{ID: r.id, Epoch: r.epoch}, Outcome: r.outcome()}
+	case r.state.Terminal():
+		return x.outcome
+	case r.state == task.Retried && x != nil && x.pending && u.Attempt < x.outcome.Outcome.Attempt && !replayed:
+		return x.outcome
+	}
+	return nil
+}
+
+// outcome is what a terminal status that was created as such came to.
+func (r *record) outcome() task.Outcome {
+	o := task.Outcome{
+		State: r.state, Result: r.result, Reason: r.reason, Attempt: r.attempt,
+		Worker: r.worker, StartedAt: r.startedAt, EndedAt: r.finishedAt, Keep: task.Forever,
+	}
+	if r.extra != nil && len(r.extra.errors) > 0 {
+		o.Error = &r.extra.errors[len(r.extra.errors)-1]
+	}
+	return o
+}
+
+func (r *record) startForeign(u *store.Update, now time.Time) {
+	if u.Replays > r.replays() {
+		if r.state == task.Failed {
+			r.requeue(now)
+		}
+		r.more().replays = u.Replays
+	}
+	if u.Epoch > r.epoch || r.state != task.Running {
+		r.starts++
+	}
+	r.state, r.epoch, r.worker, r.startedAt = task.Running, u.Epoch, u.Worker, u.At
+	r.attempt = max(r.attempt, u.Attempt)
+	if r.startedAt.IsZero() {
+		r.startedAt = now
+	}
+	if x := r.extra; x != nil {
+		x.progress, x.outcome, x.pending = nil, nil, false
+	}
+}
+
+// Record stores outcomes; see store.Results.
+func (s *results) Record(ctx context.Context, batch []store.Record) ([]error, error) {
+	now, err := s.enter(ctx, "record outcomes")
+	if err != nil {
+		return nil, err
+	}
+	defer s.db.leave()
+	errs := make([]error, len(batch))
+	for i := range batch {
+		errs[i] = s.db.record(&batch[i], now)
+	}
+	return errs, nil
+}
+
+func (db *DB) record(rec *store.Record, now time.Time) error {
+	r, err := db.foreign(rec.ID, rec.Envelope, now)
+	if err != nil {
+		return err
+	}
+	if rec.Epoch < r.epoch {
+		return store.ErrStale
+	}
+	o := &rec.Outcome
+	if x := r.extra; x != nil && x.outcome != nil && x.outcome.Epoch == rec.Epoch && x.outcome.Outcome.State == o.State {
+		return nil
+	}
+	if !legal(r.state, o) {
+		return store.ErrStale
+	}
+	r.epoch = rec.Epoch
+	r.note(o)
+	kept := *rec
+	kept.Envelope, kept.Followups = nil, slices.Clone(rec.Followups)
+	kept.Outcome.Result = slices.Clone(o.Result)
+	x := r.more()
+	x.outcome = &kept
+	x.pending = len(rec.Followups) > 0 || o.State == task.Retried
+	db.applyForeign(r, &kept.Outcome, now)
+	db.notify(r)
+	return nil
+}
+
+// legal reports whether an outcome may follow a state. An outcome with a start
+// implies that start, if it was not reported yet.
+func legal(from task.State, o *task.Outcome) bool {
+	if o.State == task.Running {
+		return false
+	}
+	if !o.StartedAt.IsZero() && task.CanMove(from, task.Running) {
+		from = task.Running
+	}
+	waits := from == task.Queued || from == task.Retried
+	return task.CanMove(from, o.State) || waits && o.State == task.Queued
+}
+
+func (db *DB) applyForeign(r *record, o *task.Outcome, now time.Time) {
+	if o.State.Terminal() {
+		r.state, r.reason, r.finishedAt = o.State, o.Reason, o.EndedAt
+		if r.finishedAt.IsZero() {
+			r.finishedAt = now
+		}
+		if o.State == task.Succeeded {
+			r.result = o.Result
+		}
+		db.retainForeign(r, now)
+		return
+	}
+	if o.State == task.Retried || r.state == task.Running {
+		r.state = o.State
+	}
+	if o.State == task.Retried || !o.NotBefore.IsZero() {
+		r.starts, r.notBefore = 0, o.NotBefore
+	}
+}
+
+// retainForeign lets a terminal record go after its retention, unless its
+// outbox is not cleared yet.
+func (db *DB) retainForeign(r *record, now time.Time) {
+	keep := r.extra.outcome.Outcome.Keep
+	if r.outbox() || r.state == task.Failed && keep != 0 {
+		return
+	}
+	db.retain(r, keep, now)
+}
+
+// outbox reports whether follow-ups are still to be delivered.
+func (r *record) outbox() bool { return r.extra != nil && r.extra.pending }
+
+// Clear removes outboxes; see store.Results.
+func (s *results) Clear(ctx context.Context, batch []store.Key) error {
+	now, err := s.enter(ctx, "clear outboxes")
+	if err != nil {
+		return err
+	}
+	defer s.db.leave()
+	for _, k := range batch {
+		r := s.db.find(k.ID, now)
+		if r == nil || !r.outbox() || k.Epoch < r.extra.outcome.Epoch {
+			continue
+		}
+		r.extra.pending = false
+		r.extra.outcome.Followups = nil
+		if r.state.Terminal() {
+			s.db.retainForeign(r, now)
+		}
+	}
+	return nil
+}
+
+// Requeue makes failed tasks queued; see store.Results.
+func (s *results) Requeue(ctx context.Context, batch []broker.ReplayedTask) ([]error, error) {
+	now, err := s.enter(ctx, "requeue statuses")
+	if err != nil {
+		return nil, err
+	}
+	defer s.db.leave()
+	errs := make([]error, len(batch))
+	for i := range batch {
+		errs[i] = s.db.requeueForeign(&batch[i], now)
+	}
+	return errs, nil
+}
+
+func (db *DB) requeueForeign(t *broker.ReplayedTask, now time.Time) error {
+	r, err := db.foreign(t.ID, nil, now)
+	switch {
+	case err != nil:
+		return err
+	case t.ReplayCount <= r.replays():
+		return nil // it was told before
+	case r.state != task.Failed || t.Epoch < r.epoch:
+		return store.ErrStale
+	}
+	r.requeue(t.ReplayedAt)
+	r.epoch = t.Epoch
+	x := r.more()
+	x.replays, x.outcome, x.pending = t.ReplayCount, nil, false
+	db.notify(r)
+	return nil
+}

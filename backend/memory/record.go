@@ -1,0 +1,184 @@
+package memory
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"time"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/store"
+	"github.com/stemjobs/stem/task"
+)
+
+// place is where a record is; it is in exactly one.
+type place uint8
+
+const (
+	nowhere place = iota
+	ready         // in its queue's line, at its priority
+	delayed       // in its queue's due
+	leased        // in its queue's leases
+	dead          // in the graveyard
+	done          // succeeded or cancelled: the status alone
+	foreign       // the status of a task that a broker elsewhere holds
+)
+
+// record is one task with its status.
+type record struct {
+	id  string
+	at  int64          // when it was enqueued, in ms: its place in the timeline
+	env *task.Envelope // never nil; without what no status shows once it is trimmed
+	q   *queue         // nil: a foreign one's
+
+	prev, next *record // its neighbours in a line, while it is in one
+	index      int     // in the pile that it is in; -1: none
+	seq        int64   // its place in its line: lower ones come first
+	since      int64   // when it became ready
+
+	place       place
+	trimmed     bool // env's args are what the status keeps
+	held        bool // the newest lease is neither settled, given back, nor passed on
+	started     bool // in the newest lease
+	redelivered bool // a lease ended without settlement, since the last one that did not
+	hidden      bool // a dead letter whose status is gone
+	removed     bool // from the DB
+
+	state     task.State
+	size      int
+	epoch     int64 // of the newest lease
+	holder    *consumer
+	lease     time.Duration
+	attempt   int
+	retryBase int
+	starts    int
+
+	notBefore  time.Time
+	startedAt  time.Time
+	finishedAt time.Time
+	expires    int64 // when a done record goes; 0: never
+	worker     string
+	reason     string
+	result     json.RawMessage
+	extra      *extra // nil for most
+}
+
+// extra is what few records have.
+type extra struct {
+	errors   []task.Error
+	progress *task.Progress
+	claims   []string // those without a time of their own, which end with the task
+	revoke   *broker.Revocation
+
+	replays    int
+	replayedAt time.Time
+	deadAt     time.Time
+	deadSeq    int64 // in the graveyard
+
+	outcome *store.Record // foreign: the last one recorded
+	pending bool          // foreign: outcome is not cleared
+}
+
+func (r *record) setIndex(i int) { r.index = i }
+
+// more returns the record's extra part, which it makes if need be.
+func (r *record) more() *extra {
+	if r.extra == nil {
+		r.extra = &extra{}
+	}
+	return r.extra
+}
+
+func (r *record) revocation() *broker.Revocation {
+	if r.extra == nil {
+		return nil
+	}
+	return r.extra.revoke
+}
+
+func (r *record) replays() int {
+	if r.extra == nil {
+		return 0
+	}
+	return r.extra.replays
+}
+
+func (r *record) addError(e *task.Error) {
+	if e != nil {
+		x := r.more()
+		x.errors = task.AppendError(x.errors, e)
+	}
+}
+
+func (r *record) setProgress(p *task.Progress) {
+	if p == nil {
+		return
+	}
+	own := *p
+	own.Data = bytes.Clone(p.Data)
+	r.more().progress = &own
+}
+
+func newRecord(e *task.Envelope, size int) *record {
+	return &record{
+		id: e.ID, at: e.EnqueuedAt.UnixMilli(), env: e, index: -1, size: size,
+		state: task.Queued, attempt: e.Attempt, notBefore: e.NotBefore,
+	}
+}
+
+// trim drops of the envelope what no status shows.
+func (r *record) trim() {
+	if r.trimmed {
+		return
+	}
+	r.trimmed = true
+	args := task.KeepArgs(r.env.Args)
+	if len(args) == len(r.env.Args) && len(r.env.Headers) == 0 && len(r.env.Unknown) == 0 {
+		return // nothing to gain
+	}
+	e := *r.env
+	if len(args) == len(e.Args) {
+		args = bytes.Clone(args) // it may be a part of a larger message
+	}
+	e.Args, e.Headers, e.Unknown = args, nil, nil
+	r.env = &e
+}
+
+// queueName is where the task is, or was.
+func (r *record) queueName() string {
+	if r.q != nil {
+		return r.q.name
+	}
+	return r.env.Queue
+}
+
+// status writes the record's status to s.
+func (r *record) status(s *task.Status) {
+	e := r.env
+	*s = task.Status{
+		ID: r.id, Name: e.Name, State: r.state, Queue: r.queueName(),
+		Priority: e.Priority, Attempt: r.attempt, MaxRetries: e.MaxRetries, Epoch: r.epoch, Starts: r.starts,
+		Worker: r.worker, EnqueuedAt: e.EnqueuedAt, NotBefore: r.notBefore,
+		StartedAt: r.startedAt, FinishedAt: r.finishedAt,
+		Args: e.Args, Result: bytes.Clone(r.result), Reason: r.reason, Meta: e.Meta,
+	}
+	if !r.trimmed {
+		s.Args = task.KeepArgs(e.Args)
+	}
+	if r.expires != 0 {
+		s.ExpiresAt = time.Unix(0, r.expires).UTC()
+	}
+	x := r.extra
+	if x == nil {
+		return
+	}
+	if n := len(x.errors); n > 0 {
+		s.Errors = slices.Clone(x.errors)
+		s.Error = &s.Errors[n-1]
+	}
+	if x.progress != nil {
+		p := *x.progress
+		s.Progress = &p
+	}
+	s.ReplayCount, s.LastReplayAt = x.replays, x.replayedAt
+}
