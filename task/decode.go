@@ -30,6 +30,9 @@ func Decode(data []byte) (*Envelope, error) {
 	if err := d.env.validateFields(); err != nil {
 		return nil, err
 	}
+	if d.env.Args == nil {
+		d.env.Args = json.RawMessage("null")
+	}
 	return d.env, nil
 }
 
