@@ -34,6 +34,11 @@ func (db *DB) Check(ctx context.Context) error {
 	for id, r := range db.records {
 		c.record(id, r)
 	}
+	for id, r := range db.outboxes {
+		if db.records[id] != r || r.place != foreign || r.expires != 0 {
+			c.fail("task %s has an outbox in place %d, expires at %d", id, r.place, r.expires)
+		}
+	}
 	c.timeline()
 	c.moments()
 	c.selectors()

@@ -34,7 +34,7 @@ func (s *results) Create(ctx context.Context, batch []task.Status) ([]error, err
 // recordOf is the record of a status.
 func recordOf(s *task.Status) *record {
 	e := &task.Envelope{
-		ID: s.ID, Name: s.Name, Args: slices.Clone(task.KeepArgs(s.Args)), EnqueuedAt: s.EnqueuedAt,
+		ID: s.ID, Name: s.Name, Args: slices.Clone(s.Args), EnqueuedAt: s.EnqueuedAt,
 		Priority: s.Priority, MaxRetries: s.MaxRetries, Queue: s.Queue, Meta: s.Meta,
 	}
 	r := newRecord(e, 0)
@@ -103,11 +103,12 @@ func (db *DB) update(u *store.Update, now time.Time) store.Answer {
 	}
 	switch {
 	case u.Start:
-		if stored := r.storedOutcome(u); stored != nil {
+		if stored := db.storedOutcome(r, u); stored != nil {
 			r.epoch = u.Epoch
 			return store.Answer{Stored: stored}
 		}
 		r.startForeign(u, now)
+		delete(db.outboxes, r.id)
 	case r.state != task.Running:
 		return store.Answer{Err: store.ErrStale} // its run has ended
 	}
@@ -118,7 +119,7 @@ func (db *DB) update(u *store.Update, now time.Time) store.Answer {
 
 // storedOutcome is the outcome that forbids a start, if there is one: it
 // belongs to the very execution that is about to begin again.
-func (r *record) storedOutcome(u *store.Update) *store.Record {
+func (db *DB) storedOutcome(r *record, u *store.Update) *store.Record {
 	x := r.extra
 	replayed := u.Replays > r.replays()
 	switch {
@@ -128,7 +129,7 @@ func (r *record) storedOutcome(u *store.Update) *store.Record {
 		return &store.Record{Key: store.Key{ID: r.id, Epoch: r.epoch}, Outcome: r.outcome()}
 	case r.state.Terminal():
 		return x.outcome
-	case r.state == task.Retried && x != nil && x.pending && u.Attempt < x.outcome.Outcome.Attempt && !replayed:
+	case r.state == task.Retried && db.pending(r) && u.Attempt < x.outcome.Outcome.Attempt && !replayed:
 		return x.outcome
 	}
 	return nil
@@ -162,7 +163,7 @@ func (r *record) startForeign(u *store.Update, now time.Time) {
 		r.startedAt = now
 	}
 	if x := r.extra; x != nil {
-		x.progress, x.outcome, x.pending = nil, nil, false
+		x.progress, x.outcome = nil, nil
 	}
 }
 
@@ -198,27 +199,25 @@ func (db *DB) record(rec *store.Record, now time.Time) error {
 	r.epoch = rec.Epoch
 	r.note(o)
 	kept := *rec
-	kept.Envelope, kept.Followups = nil, slices.Clone(rec.Followups)
+	kept.Envelope, kept.Followups, kept.Release = nil, slices.Clone(rec.Followups), slices.Clone(rec.Release)
 	kept.Outcome.Result = slices.Clone(o.Result)
 	x := r.more()
-	x.outcome = &kept
-	x.pending = len(rec.Followups) > 0 || o.State == task.Retried
+	x.outcome, x.recordedAt = &kept, now
+	delete(db.outboxes, r.id)
+	if len(rec.Followups)+len(rec.Release) > 0 || o.State == task.Retried {
+		db.outboxes[r.id] = r
+	}
 	db.applyForeign(r, &kept.Outcome, now)
 	db.notify(r)
 	return nil
 }
 
-// legal reports whether an outcome may follow a state. An outcome with a start
-// implies that start, if it was not reported yet.
+// legal reports whether an outcome may follow a state. A task that waits
+// stands for a run whose start was not reported.
 func legal(from task.State, o *task.Outcome) bool {
-	if o.State == task.Running {
-		return false
-	}
-	if !o.StartedAt.IsZero() && task.CanMove(from, task.Running) {
-		from = task.Running
-	}
 	waits := from == task.Queued || from == task.Retried
-	return task.CanMove(from, o.State) || waits && o.State == task.Queued
+	return o.State != task.Running && from != task.Failed &&
+		(task.CanMove(from, o.State) || waits && task.CanMove(task.Running, o.State))
 }
 
 func (db *DB) applyForeign(r *record, o *task.Outcome, now time.Time) {
@@ -233,9 +232,7 @@ func (db *DB) applyForeign(r *record, o *task.Outcome, now time.Time) {
 		db.retainForeign(r, now)
 		return
 	}
-	if o.State == task.Retried || r.state == task.Running {
-		r.state = o.State
-	}
+	r.state = o.State
 	if o.State == task.Retried || !o.NotBefore.IsZero() {
 		r.starts, r.notBefore = 0, o.NotBefore
 	}
@@ -245,14 +242,14 @@ func (db *DB) applyForeign(r *record, o *task.Outcome, now time.Time) {
 // outbox is not cleared yet.
 func (db *DB) retainForeign(r *record, now time.Time) {
 	keep := r.extra.outcome.Outcome.Keep
-	if r.outbox() || r.state == task.Failed && keep != 0 {
+	if db.pending(r) || r.state == task.Failed && keep != 0 {
 		return
 	}
 	db.retain(r, keep, now)
 }
 
-// outbox reports whether follow-ups are still to be delivered.
-func (r *record) outbox() bool { return r.extra != nil && r.extra.pending }
+// pending reports whether a record has an outbox.
+func (db *DB) pending(r *record) bool { return db.outboxes[r.id] == r }
 
 // Clear removes outboxes; see store.Results.
 func (s *results) Clear(ctx context.Context, batch []store.Key) error {
@@ -262,17 +259,46 @@ func (s *results) Clear(ctx context.Context, batch []store.Key) error {
 	}
 	defer s.db.leave()
 	for _, k := range batch {
-		r := s.db.find(k.ID, now)
-		if r == nil || !r.outbox() || k.Epoch < r.extra.outcome.Epoch {
+		r := s.db.outboxes[k.ID]
+		if r == nil || k.Epoch != r.epoch {
 			continue
 		}
-		r.extra.pending = false
-		r.extra.outcome.Followups = nil
+		delete(s.db.outboxes, k.ID)
+		o := *r.extra.outcome // readers may have the old one
+		o.Followups, o.Release = nil, nil
+		r.extra.outcome = &o
 		if r.state.Terminal() {
 			s.db.retainForeign(r, now)
 		}
 	}
 	return nil
+}
+
+// ListOutboxes lists what was not cleared, by id; see store.Outboxes.
+func (s *results) ListOutboxes(ctx context.Context, before time.Time, p broker.Page) ([]store.Record, string, error) {
+	if _, err := s.enter(ctx, "list outboxes"); err != nil {
+		return nil, "", err
+	}
+	defer s.db.leave()
+	var ids []string
+	for id, r := range s.db.outboxes {
+		if id > p.Cursor && r.extra.recordedAt.Before(before) {
+			ids = append(ids, id)
+		}
+	}
+	slices.Sort(ids)
+	cursor := ""
+	if len(ids) > p.Size() {
+		ids = ids[:p.Size()]
+		cursor = ids[len(ids)-1]
+	}
+	page := make([]store.Record, len(ids))
+	for i, id := range ids {
+		r := s.db.outboxes[id]
+		page[i] = *r.extra.outcome
+		page[i].Epoch = r.epoch
+	}
+	return page, cursor, nil
 }
 
 // Requeue makes failed tasks queued; see store.Results.
@@ -302,7 +328,8 @@ func (db *DB) requeueForeign(t *broker.ReplayedTask, now time.Time) error {
 	r.requeue(t.ReplayedAt)
 	r.epoch = t.Epoch
 	x := r.more()
-	x.replays, x.outcome, x.pending = t.ReplayCount, nil, false
+	x.replays, x.outcome = t.ReplayCount, nil
+	delete(db.outboxes, r.id)
 	db.notify(r)
 	return nil
 }

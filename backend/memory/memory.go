@@ -37,6 +37,7 @@ type DB struct {
 	claims   map[string]claim
 	beats    map[string]beat
 	watches  map[string][]*watch
+	outboxes map[string]*record // foreign records whose outcome is not cleared
 
 	selectors map[string]*selector // what open consumers subscribe to
 	patterns  []*selector          // those of them that are patterns
@@ -61,6 +62,7 @@ func New() *DB {
 		claims:     map[string]claim{},
 		beats:      map[string]beat{},
 		watches:    map[string][]*watch{},
+		outboxes:   map[string]*record{},
 		selectors:  map[string]*selector{},
 		queueLimit: 1024,
 		claimLimit: 1024,
@@ -72,7 +74,8 @@ func New() *DB {
 // It has the powers that its Capabilities list.
 func (db *DB) Broker() broker.Broker { return &tasks{db: db} }
 
-// Results returns a result store on this DB, which is also a store.Watcher.
+// Results returns a result store on this DB, which is also a store.Watcher and
+// has store.Outboxes.
 // For the brokers of the same DB it is atomic (broker.Atomic); for brokers
 // elsewhere it is an ordinary store of its own.
 func (db *DB) Results() store.Results { return &results{db: db} }

@@ -18,7 +18,7 @@ func (t *tasks) Capabilities() broker.Capabilities {
 		Summary: "in the process, gone with it: for tests and programs of one process",
 		Powers: []broker.Power{
 			broker.PowerPush, broker.PowerPriorities, broker.PowerDelays, broker.PowerClaims,
-			broker.PowerFollowups, broker.PowerRevoke, broker.PowerStatuses,
+			broker.PowerFollowups, broker.PowerRevoke, broker.PowerStatuses, broker.PowerOwner,
 		},
 		MaxSize: task.DefaultMaxSize,
 	}
@@ -177,4 +177,19 @@ func (db *DB) revoke(rv *broker.Revocation, now time.Time) broker.RevokeAnswer {
 	r.q.reschedule()
 	db.cancel(r, rv.Reason, rv.Keep, now)
 	return broker.RevokeAnswer{State: broker.RevokeCancelled}
+}
+
+// Holds tells which tasks are still to be brought to an end; see broker.Owner.
+func (t *tasks) Holds(ctx context.Context, ids ...string) ([]bool, error) {
+	if _, err := t.db.enter(ctx, &t.closed); err != nil {
+		return nil, fmt.Errorf("look for tasks: %w", err)
+	}
+	defer t.db.leave()
+	held := make([]bool, len(ids))
+	for i, id := range ids {
+		if r := t.db.records[id]; r != nil {
+			held[i] = r.place == ready || r.place == delayed || r.place == leased
+		}
+	}
+	return held, nil
 }

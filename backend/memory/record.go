@@ -75,8 +75,8 @@ type extra struct {
 	deadAt     time.Time
 	deadSeq    int64 // in the graveyard
 
-	outcome *store.Record // foreign: the last one recorded
-	pending bool          // foreign: outcome is not cleared
+	outcome    *store.Record // foreign: the last one recorded
+	recordedAt time.Time
 }
 
 func (r *record) setIndex(i int) { r.index = i }

@@ -69,7 +69,7 @@ func (db *DB) renew(rn *broker.Renewal, now time.Time) error {
 	if rn.Extend > 0 {
 		length = rn.Extend
 	}
-	r.q.extend(r, after(now.UnixNano(), length))
+	r.q.prolong(r, after(now.UnixNano(), length))
 	if rn.Start && !r.started {
 		r.start(rn.Worker, now)
 	}
@@ -82,15 +82,14 @@ func (db *DB) renew(rn *broker.Renewal, now time.Time) error {
 	return nil
 }
 
-// extend makes a held record's lease end at that moment, or later. If the
-// lease has ended, but nobody took the task since, it lives again.
-func (q *queue) extend(r *record, end int64) {
-	switch {
-	case r.place == ready:
+// prolong makes a held record's lease end at that moment. If the lease has
+// ended, but nobody took the task since, it lives again.
+func (q *queue) prolong(r *record, end int64) {
+	if r.place == ready {
 		q.unready(r)
 		r.place = leased
 		q.leases.push(r, end)
-	case end > q.leases.entries[r.index].key:
+	} else {
 		q.leases.change(r.index, end)
 	}
 	q.reschedule()
@@ -197,9 +196,7 @@ func (r *record) note(o *task.Outcome) {
 
 // putBack makes a released or retried task wait.
 func (db *DB) putBack(r *record, o *task.Outcome, now time.Time) {
-	if o.State == task.Retried || r.state == task.Running {
-		r.state = o.State
-	}
+	r.state = o.State
 	if o.State == task.Retried || !o.NotBefore.IsZero() {
 		r.starts, r.redelivered, r.notBefore = 0, false, o.NotBefore
 	}
