@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -78,7 +77,7 @@ func decodeLinks(parent *task.Envelope, key string, args json.RawMessage, now ti
 		if err != nil {
 			return nil, fmt.Errorf("reading meta.%s, link %d: %w", key, i+1, err)
 		}
-		if e.Args == nil || bytes.Equal(e.Args, null) {
+		if e.Args == nil || string(e.Args) == null {
 			e.Args = args
 		}
 		e.EnqueuedAt = now.UTC().Truncate(time.Millisecond)

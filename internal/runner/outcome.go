@@ -28,7 +28,7 @@ const (
 	typeHardTimeout = "hard-timeout"
 )
 
-var null = json.RawMessage("null")
+const null = "null" // the result of a handler that returns none
 
 // panicError is what a handler's panic becomes.
 type panicError struct {
@@ -123,6 +123,8 @@ func (j *Job) failed(err, cause error) verdict {
 		return v
 	case errors.Is(err, ErrHardTimeout):
 		v.kind = typeHardTimeout
+	case errors.Is(cause, ErrHardTimeout) && isContextError(err):
+		v.kind, v.err = typeHardTimeout, fmt.Errorf("%w: %w", ErrHardTimeout, err)
 	case errors.Is(cause, ErrSoftTimeout) && isContextError(err):
 		v.kind, v.err = typeSoftTimeout, fmt.Errorf("%w: %w", ErrSoftTimeout, err)
 	}
@@ -195,7 +197,7 @@ func (r *Runner) outcome(j *Job, v verdict, now time.Time) task.Outcome {
 // success is the outcome of a handler that returned without an error.
 func (r *Runner) success(j *Job, result json.RawMessage, now time.Time) task.Outcome {
 	if result == nil {
-		result = null
+		result = json.RawMessage(null)
 	}
 	if len(result) > r.cfg.MaxResult {
 		err := fmt.Errorf("result: %w: %d bytes, at most %d; store it elsewhere and return a reference",
