@@ -145,8 +145,11 @@ func (s *Set) find(ids []string) ([]Encoder, error) {
 // is "", and the value plain itself, where the ids say no more than "json".
 func (s *Set) Pack(ids []string, plain json.RawMessage) (json.RawMessage, string, error) {
 	encoders, err := s.find(ids)
-	if err != nil || len(encoders) == 0 {
-		return plain, "", err
+	if err != nil {
+		return nil, "", err
+	}
+	if len(encoders) == 0 {
+		return plain, "", nil
 	}
 	data := []byte(plain)
 	if plain == nil {
@@ -177,8 +180,11 @@ func (s *Set) PackAs(header string, plain json.RawMessage) (json.RawMessage, err
 // is not what the header says.
 func (s *Set) Unpack(header string, packed json.RawMessage) (json.RawMessage, error) {
 	encoders, err := s.find(split(header))
-	if err != nil || len(encoders) == 0 {
-		return packed, err
+	if err != nil {
+		return nil, err
+	}
+	if len(encoders) == 0 {
+		return packed, nil
 	}
 	var text string
 	if err := json.Unmarshal(packed, &text); err != nil {
