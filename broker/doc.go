@@ -20,9 +20,11 @@
 //   - B4  A claim whose key is held by another task is Duplicate, with that
 //     task's id, and nothing of the item is stored. Claim and envelope are one
 //     step. A claim ends after its time, or when the task that holds it is
-//     settled with it in Release.
+//     settled with it in Release; one without a time also when that task is
+//     purged, or revoked before anybody holds it. Nobody else can release it.
 //   - B5  A field that asks for a power the broker lacks (limits, holds,
-//     groups) is refused with ErrUnsupported for that item, never dropped.
+//     groups) is refused with ErrUnsupported for that item, never dropped; as
+//     a follow-up it fails its settlement with that error.
 //
 // Receiving:
 //
@@ -61,18 +63,19 @@
 //   - B16 Any process settles by receipt: it needs no consumer, and a receipt
 //     survives ParseReceipt(r.String()).
 //   - B17 Queued (release) gives the task back uncounted: attempt, errors and
-//     starts stay; with NotBefore it waits until then and starts are reset.
+//     starts stay; with NotBefore it waits until then, and starts are reset
+//     and Redelivered cleared.
 //   - B18 Retried waits until NotBefore with the settlement's attempt, its
 //     error remembered, starts reset and Redelivered cleared.
 //   - B19 Failed moves the task to the dead letters with reason, error and
 //     times. Succeeded and Cancelled end it. Each is kept as a status for
 //     Outcome.Keep where the broker keeps statuses.
 //   - B20 Follow-ups are published in the settlement's step; an id that exists
-//     already is no error. A follow-up that cannot be stored fails the
-//     settlement.
-//   - B21 Renew with Start counts a start and makes the task running; it and
-//     every renewal extend the lease to Extend, or to the task's own length,
-//     from now.
+//     already, or a claim that another task holds, is no error, and nothing is
+//     stored for it. A follow-up that cannot be stored fails the settlement.
+//   - B21 Renew with Start counts a start, once for each lease, and makes the
+//     task running; it and every renewal extend the lease to Extend, or to the
+//     task's own length, from now.
 //   - B22 A start that finds the task's outcome stored already completes it
 //     and says ErrSettled: the caller must not execute it. (Only a broker
 //     joined with another store can meet this.)
@@ -84,8 +87,9 @@
 //
 // Operating:
 //
-//   - B25 Queues reports every queue that holds anything (or the named ones):
-//     ready, delayed, leased, dead, and the age of the oldest ready.
+//   - B25 Queues reports every queue that holds anything (or the named ones,
+//     also those that hold nothing), by name: ready, delayed, leased, dead, and
+//     the age of the oldest ready.
 //   - B26 Purge removes ready and delayed tasks only, never leased or dead
 //     ones, a page at a time, and reports the ids.
 //   - B27 Dead letters are listed newest first by filter, in pages; replayed
@@ -102,7 +106,9 @@
 //
 //   - P1  Revoker: a task that nobody holds is cancelled at once and never
 //     delivered; of a leased one its consumer learns with its next exchange,
-//     and waiting consumers are woken for it; a terminal one is TooLate.
+//     and waiting consumers are woken for it; a terminal one is TooLate. A
+//     leased one that is given back, or whose lease ends, is cancelled, or its
+//     next consumer is told with the delivery.
 //   - P2  AtomicWith: where it is true, the store's Get shows each of the
 //     broker's moves as soon as the call that made it returned.
 //   - P3  Owner: Holds is true from the Publish that stored a task until the

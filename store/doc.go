@@ -10,9 +10,9 @@
 //   - S1  Create stores a status that is not there yet; for one that is, it
 //     changes nothing and answers ErrExists.
 //   - S2  Update applies when its epoch is at least the record's: a start
-//     makes the task running under that epoch and worker, progress replaces
-//     the last. An older epoch is ErrStale and changes nothing. A start of an
-//     id without a record creates it.
+//     makes the task running under that epoch and worker, and is counted once
+//     for each epoch; progress replaces the last. An older epoch is ErrStale
+//     and changes nothing. A start of an id without a record creates it.
 //   - S3  A start whose task has a stored outcome of the same attempt (a
 //     terminal one whose replay count is not below the delivery's, or a retry
 //     whose outbox is not cleared and whose attempt is above the delivery's)
@@ -33,9 +33,9 @@
 //     A failed one stays until Delete or Requeue.
 //   - S8  Get returns what it finds, in the order asked for, with ErrNotFound
 //     where there is none. It sees what an earlier call stored.
-//   - S9  List returns newest first by EnqueuedAt, then id, in pages that
-//     neither repeat nor skip a record that did not change; filters agree with
-//     Query.Match; a scan is bounded and says so.
+//   - S9  List returns newest first by EnqueuedAt, then the highest id first,
+//     in pages that neither repeat nor skip a record that did not change;
+//     filters agree with Query.Match; a scan is bounded and says so.
 //   - S10 Delete removes terminal records only; of others it answers
 //     ErrNotFinished.
 //   - S11 A status keeps the newest ten attempts' errors, the first KiB of its

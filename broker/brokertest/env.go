@@ -68,6 +68,9 @@ func (e *env) again() *env {
 
 func (e *env) has(p broker.Power) bool { return e.caps.Has(p) }
 
+// keeps reports whether a terminal status is kept, and so its id known.
+func (e *env) keeps() bool { return e.Results != nil || e.has(broker.PowerStatuses) }
+
 func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
 
 // envelope returns a valid envelope for queue "q", changed by the given edits.

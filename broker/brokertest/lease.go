@@ -63,6 +63,7 @@ func renewed(e *env, how string, byExchange bool) {
 		}
 		return ""
 	})
+	renew(broker.Renewal{Start: true, Extend: long}) // repeated, as after a lost answer: counted once
 	renew(broker.Renewal{Extend: long, Progress: &task.Progress{Percent: 50, Data: json.RawMessage(`{"row":7}`), At: now()}})
 	e.seen(id, task.Running, func(s task.Status) string {
 		if s.Progress == nil || s.Progress.Percent != 50 || string(s.Progress.Data) != `{"row":7}` || s.Starts != 1 {

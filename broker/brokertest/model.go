@@ -33,8 +33,8 @@ type modelTask struct {
 	replays  int
 	epoch    int64 // the highest seen
 	delivery broker.Delivery
-	holder   *consumer // of the delivery
-	started  bool      // under the present lease
+	holder   *consumer         // of the delivery
+	started  bool              // under the present lease
 	old      []broker.Delivery // earlier ones, which must have no effect
 }
 
@@ -130,7 +130,7 @@ func (m *model) publishSome() string {
 		v := batch[i].Envelope
 		t := m.tasks[v.ID]
 		want := broker.Exists
-		if t == nil || t.place == absent || t.place == ended && m.Results == nil {
+		if t == nil || t.place == absent || t.place == ended && !m.keeps() {
 			want = broker.Stored
 			t = &modelTask{id: v.ID, queue: v.Queue, priority: v.Priority, place: ready}
 			if !v.NotBefore.IsZero() {
@@ -171,7 +171,9 @@ func (m *model) exchangeSome() string {
 		}
 	}
 	for _, t := range started {
-		t.starts++
+		if !t.started { // counted once for each lease
+			t.starts++
+		}
 		t.started = true
 	}
 	for _, s := range done {
@@ -336,7 +338,7 @@ func (m *model) revokeOne() string {
 		return "nothing"
 	}
 	t := m.tasks[m.ids[m.r.IntN(len(m.ids))]]
-	if t == nil || t.place == leased || t.place == absent || t.place == ended && m.Results == nil {
+	if t == nil || t.place == leased || t.place == absent || t.place == ended && !m.keeps() {
 		return "nothing"
 	}
 	want := broker.RevokeTooLate

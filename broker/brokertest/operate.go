@@ -186,6 +186,9 @@ func everyCall(b Backend, c *consumer, d broker.Delivery) map[string]func(contex
 			return err
 		}
 	}
+	if o, ok := broker.As[broker.Owner](b.Broker); ok {
+		calls["Holds"] = func(ctx context.Context) error { _, err := o.Holds(ctx, "a"); return err }
+	}
 	return calls
 }
 

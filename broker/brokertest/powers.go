@@ -3,6 +3,8 @@ package brokertest
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/stemjobs/stem/broker"
@@ -19,6 +21,10 @@ func testP0(e *env) {
 	_, revoker := broker.As[broker.Revoker](e.Broker)
 	if revoker != e.has(broker.PowerRevoke) {
 		e.Errorf("implements Revoker: %v, declares it: %v", revoker, e.has(broker.PowerRevoke))
+	}
+	_, owner := broker.As[broker.Owner](e.Broker)
+	if owner != e.has(broker.PowerOwner) {
+		e.Errorf("implements Owner: %v, declares it: %v", owner, e.has(broker.PowerOwner))
 	}
 	a, atomic := broker.As[broker.Atomic](e.Broker)
 	if atomic != e.has(broker.PowerStatuses) {
@@ -81,7 +87,7 @@ func testP1(e *env) {
 			return ""
 		})
 	}
-	if e.Results != nil {
+	if e.keeps() {
 		if a := e.revoke(r, "done", false); a.State != broker.RevokeTooLate {
 			e.Errorf("revoking a succeeded task: got %+v, want too late", a)
 		}
@@ -156,6 +162,59 @@ func revokeExpiring(e *env, r broker.Revoker) {
 			}
 		}
 		time.Sleep(poll)
+	}
+}
+
+// testP3: a broker knows what it still has to bring to an end.
+func testP3(e *env) {
+	o, ok := broker.As[broker.Owner](e.Broker)
+	if !ok {
+		return // P0 holds that it is not declared either
+	}
+	holds := func(what string, want map[string]bool) {
+		e.Helper()
+		ids := slices.Sorted(maps.Keys(want))
+		got, err := o.Holds(e.ctx, ids...)
+		if err != nil || len(got) != len(ids) {
+			e.Fatalf("%s: Holds of %v: got %v, error %v", what, ids, got, err)
+		}
+		for i, id := range ids {
+			if got[i] != want[id] {
+				e.Errorf("%s: holds %s: %v, want %v", what, id, got[i], want[id])
+			}
+		}
+	}
+	e.publishIDs("done", "dead", "retried", "leased", "off", "ready")
+	e.publish(envelope("purged", onQueue("p")))
+	holds("published", map[string]bool{"done": true, "ready": true, "purged": true, "never": false})
+	c := e.open()
+	ds := c.take(5)
+	e.start(ds[3])
+	holds("leased", map[string]bool{"done": true, "leased": true, "dead": true, "ready": true})
+	for i, s := range []task.State{task.Succeeded, task.Failed, task.Retried} {
+		end := settlement(ds[i], s)
+		if s == task.Retried {
+			end.Outcome.NotBefore = now().Add(long)
+		}
+		if err := e.trySettle(end); err != nil {
+			e.Fatalf("Settle as %s: %v", s, err)
+		}
+	}
+	e.settle(ds[4], task.Cancelled)
+	if _, err := e.Broker.Purge(e.ctx, broker.Purge{Queue: "p", Keep: long}); err != nil {
+		e.Fatalf("Purge: %v", err)
+	}
+	holds("settled", map[string]bool{
+		"done": false, "dead": false, "retried": true, "leased": true, "off": false, "ready": true, "purged": false,
+	})
+	e.replay(broker.DeadFilter{}, broker.ReplayOptions{NotBefore: now().Add(long)})
+	if r, ok := broker.As[broker.Revoker](e.Broker); ok {
+		e.revoke(r, "ready", false)
+		holds("revoked", map[string]bool{"ready": false, "dead": true})
+	}
+	holds("replayed", map[string]bool{"dead": true, "done": false})
+	if got, err := o.Holds(e.ctx); err != nil || len(got) != 0 {
+		e.Errorf("Holds of nothing: got %v, error %v", got, err)
 	}
 }
 

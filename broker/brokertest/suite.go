@@ -133,5 +133,6 @@ var tests = []struct {
 	{"P0_declared_is_implemented", testP0},
 	{"P1_revoke", testP1},
 	{"P2_statuses_show_at_once", testP2},
+	{"P3_owner", testP3},
 	{"Model_random_operations", testModel},
 }
