@@ -147,6 +147,7 @@ func (f *fetcher) room(now time.Duration) int {
 	ahead := 0
 	switch {
 	case l.starts == f.full: // what was fetched ahead went back, and nothing has started since
+	case l.bytes >= prefetchBytes:
 	case f.r.cfg.Prefetch > 0:
 		ahead = l.wanted * (f.r.cfg.Prefetch - 1)
 	default:
