@@ -1,0 +1,322 @@
+package stem
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/encode"
+	"github.com/stemjobs/stem/measure"
+	"github.com/stemjobs/stem/task"
+)
+
+// A batch of EnqueueMany is stored in chunks of at most so much.
+const (
+	maxPublishCount = 1000
+	maxPublishBytes = 4 << 20
+)
+
+// EnqueueMany stores any mixture of items, in chunks by count and bytes, each
+// item with its own outcome. The error means that nothing is known to be
+// stored; the receipts then still have the ids, with which repeating is safe.
+func (c *Client) EnqueueMany(ctx context.Context, items []Item) ([]Receipt, error) {
+	if len(items) == 0 {
+		return nil, nil
+	}
+	return c.enqueue(ctx, items)
+}
+
+// store is the innermost EnqueueFunc.
+func (c *Client) store(ctx context.Context, items []Item) ([]Receipt, error) {
+	receipts := make([]Receipt, len(items))
+	batch := make([]broker.Publication, 0, len(items))
+	index := make([]int, 0, len(items)) // of the item that each publication is made of
+	now := time.Now()
+	for i := range items {
+		p, err := c.publication(ctx, &items[i], now)
+		receipts[i] = Receipt{ID: p.Envelope.ID, Err: err}
+		if err == nil {
+			batch, index = append(batch, p), append(index, i)
+		}
+	}
+	known, failure := 0, error(nil)
+	for len(batch) > 0 {
+		n := chunk(batch)
+		outcomes, err := c.publish(ctx, batch[:n])
+		for k, i := range index[:n] {
+			if err != nil {
+				receipts[i].Err = err
+				continue
+			}
+			c.answer(ctx, &receipts[i], &batch[k], outcomes[k])
+		}
+		if err != nil {
+			failure = err
+		} else {
+			known += n
+		}
+		batch, index = batch[n:], index[n:]
+	}
+	if known > 0 {
+		return receipts, nil
+	}
+	return receipts, failure
+}
+
+// chunk is how many of the publications go with one call.
+func chunk(batch []broker.Publication) int {
+	bytes := 0
+	for i := range batch {
+		if bytes += task.EncodedSize(batch[i].Envelope); i == maxPublishCount || i > 0 && bytes > maxPublishBytes {
+			return i
+		}
+	}
+	return len(batch)
+}
+
+// publish stores a chunk; a lone publication shares a round trip with those of
+// concurrent callers.
+func (c *Client) publish(ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
+	if len(batch) > 1 {
+		outcomes, err := c.broker.Publish(ctx, batch)
+		if err != nil {
+			return nil, fmt.Errorf("enqueue %d tasks: %w: %w", len(batch), ErrOutcomeUnknown, err)
+		}
+		return outcomes, nil
+	}
+	outcome, sent, err := c.flush.Do(ctx, batch[0])
+	switch {
+	case err == nil:
+		return []broker.Outcome{outcome}, nil
+	case sent:
+		return nil, fmt.Errorf("enqueue task %s: %w: %w", batch[0].Envelope.ID, ErrOutcomeUnknown, err)
+	default:
+		return nil, fmt.Errorf("enqueue task %s: %w", batch[0].Envelope.ID, err)
+	}
+}
+
+// answer turns the broker's outcome into the caller's.
+func (c *Client) answer(ctx context.Context, r *Receipt, p *broker.Publication, o broker.Outcome) {
+	e := p.Envelope
+	switch o.State {
+	case broker.Stored:
+		c.counters(e).enqueued.Add(1)
+	case broker.Duplicate:
+		c.counters(e).deduplicated.Add(1)
+		r.ID, r.Duplicate = o.ExistingID, true
+	case broker.Exists:
+		exists := &TaskExistsError{ID: e.ID}
+		if s, err := c.Get(ctx, e.ID); err == nil {
+			exists.Status = &s
+		}
+		r.Err = exists
+	case broker.Full:
+		r.Err = fmt.Errorf("enqueue task %s on %s: %w", e.ID, e.Queue, ErrQueueFull)
+	default:
+		err := o.Err
+		if err == nil {
+			err = errors.New("refused by the broker")
+		}
+		r.Err = fmt.Errorf("enqueue task %s: %w", e.ID, err)
+	}
+}
+
+type enqueueCounters struct{ enqueued, deduplicated measure.Counter }
+
+// counters caches the metric handles of a task on a queue.
+func (c *Client) counters(e *task.Envelope) *enqueueCounters {
+	key := [2]string{e.Name, e.Queue}
+	if v, ok := c.counts.Load(key); ok {
+		return v.(*enqueueCounters)
+	}
+	v, _ := c.counts.LoadOrStore(key, &enqueueCounters{
+		enqueued:     c.opts.Meter.Counter(measure.TasksEnqueued, e.Name, e.Queue),
+		deduplicated: c.opts.Meter.Counter(measure.TasksDeduplicated, e.Name, e.Queue),
+	})
+	return v.(*enqueueCounters)
+}
+
+// publication makes what is stored of an item. Its envelope has an id also
+// when there is an error.
+func (c *Client) publication(ctx context.Context, i *Item, now time.Time) (broker.Publication, error) {
+	o := &i.opts
+	e := &task.Envelope{
+		ID: o.id, Name: i.name, Headers: o.headers,
+		EnqueuedAt: now.UTC().Truncate(time.Millisecond),
+		Priority:   task.DefaultPriority, MaxRetries: *c.opts.MaxRetries,
+		VisibilityTimeout: o.lease, Queue: o.queue,
+	}
+	if e.ID == "" {
+		e.ID = task.NewID()
+	}
+	p := broker.Publication{Envelope: e}
+	if err := errors.Join(i.err, o.err); err != nil {
+		return p, err
+	}
+	if e.Queue == "" {
+		e.Queue = c.opts.DefaultQueue
+	}
+	if o.priority != nil {
+		e.Priority = *o.priority
+	}
+	if o.maxRetries != nil {
+		e.MaxRetries = *o.maxRetries
+	}
+	o.moments(e, now)
+	if o.claimKey != "" {
+		p.Claims = []broker.Claim{{Key: "idempotency:" + o.claimKey, For: o.claimFor}}
+	}
+	if err := c.encodeArgs(e, i); err != nil {
+		return p, err
+	}
+	if err := c.fillMeta(ctx, e, o, now); err != nil {
+		return p, err
+	}
+	if err := e.Validate(); err != nil {
+		return p, fmt.Errorf("enqueue %.80q: %w", i.name, err)
+	}
+	if err := task.CheckSize(task.EncodedSize(e), c.opts.MaxSize); err != nil {
+		return p, fmt.Errorf("enqueue %s: %w", i.name, err)
+	}
+	return p, nil
+}
+
+// moments sets when the task is due and when it expires.
+func (c *call) moments(e *task.Envelope, now time.Time) {
+	switch {
+	case c.in > 0:
+		e.NotBefore = now.Add(c.in)
+	case c.at.After(now):
+		e.NotBefore = c.at
+	}
+	e.ExpiresAt = c.expiresAt
+	if c.expiresIn > 0 {
+		e.ExpiresAt = now.Add(c.expiresIn)
+	}
+	e.NotBefore = wireTime(e.NotBefore)
+	e.ExpiresAt = wireTime(e.ExpiresAt)
+}
+
+// wireTime rounds up to the wire's milliseconds, so that nothing is early.
+func wireTime(t time.Time) time.Time {
+	if t.IsZero() {
+		return t
+	}
+	return t.Add(time.Millisecond - 1).UTC().Truncate(time.Millisecond)
+}
+
+// encodeArgs sets the arguments, through the encoders that are asked for.
+func (c *Client) encodeArgs(e *task.Envelope, i *Item) error {
+	e.Args = i.args
+	ids := i.opts.encoders
+	if ids == nil {
+		ids = c.opts.Encoding
+	}
+	if len(ids) == 0 || i.args == nil {
+		return nil
+	}
+	args, header, err := c.codecs.Pack(ids, i.args)
+	if err != nil {
+		return fmt.Errorf("encode the arguments of %s: %w", i.name, err)
+	}
+	e.Args = args
+	if header == "" {
+		return nil
+	}
+	headers := make(map[string]string, len(e.Headers)+1)
+	for k, v := range e.Headers {
+		headers[k] = v
+	}
+	headers[task.HeaderEncoder] = header
+	e.Headers = headers
+	return nil
+}
+
+// unpackResult returns a status's result as plain JSON.
+func (c *Client) unpackResult(s *Status) (json.RawMessage, error) {
+	raw := s.Meta[metaEncoder]
+	if raw == nil || s.Result == nil {
+		return s.Result, nil
+	}
+	var header string
+	if err := json.Unmarshal(raw, &header); err != nil {
+		return nil, fmt.Errorf("encoder of the result: %w", err)
+	}
+	return c.codecs.Unpack(header, s.Result)
+}
+
+// metaEncoder names, in a status's meta, the encoders of its result: those of
+// the arguments.
+const metaEncoder = encode.Meta
+
+func (c *Client) fillMeta(ctx context.Context, e *task.Envelope, o *call, now time.Time) error {
+	m := map[string]json.RawMessage{}
+	if cur := Current(ctx); cur.ID() != "" {
+		m[task.MetaParent] = quote(cur.ID())
+		m[task.MetaRoot] = quote(cur.Root())
+	}
+	if o.retention != nil {
+		ms := int64(-1)
+		if *o.retention != Forever {
+			ms = o.retention.Milliseconds()
+		}
+		m[task.MetaRetention] = json.RawMessage(fmt.Append(nil, ms))
+	}
+	if o.ignoreResult {
+		m[task.MetaIgnoreResult] = json.RawMessage("true")
+	}
+	if h := e.Headers[task.HeaderEncoder]; h != "" {
+		m[metaEncoder] = quote(h)
+	}
+	if len(o.meta) > 0 {
+		raw, err := json.Marshal(o.meta)
+		if err != nil {
+			return fmt.Errorf("enqueue %s: meta: %w", e.Name, err)
+		}
+		m[task.MetaUser] = raw
+	}
+	for key, links := range map[string][]Item{task.MetaLinks: o.links, task.MetaErrorLinks: o.errorLinks} {
+		if len(links) == 0 {
+			continue
+		}
+		raw, err := c.encodeLinks(ctx, links, now)
+		if err != nil {
+			return fmt.Errorf("enqueue %s: link: %w", e.Name, err)
+		}
+		m[key] = raw
+	}
+	if len(m) > 0 {
+		e.Meta = m
+	}
+	return nil
+}
+
+func quote(s string) json.RawMessage {
+	raw, err := json.Marshal(s)
+	if err != nil {
+		return nil // a string always encodes
+	}
+	return raw
+}
+
+// encodeLinks makes the envelopes of linked items: with ids, so that they are
+// enqueued once however often the settlement is repeated.
+func (c *Client) encodeLinks(ctx context.Context, items []Item, now time.Time) (json.RawMessage, error) {
+	envelopes := make([]json.RawMessage, len(items))
+	for i := range items {
+		p, err := c.publication(ctx, &items[i], now)
+		if err != nil {
+			return nil, err
+		}
+		if len(p.Claims) > 0 {
+			return nil, fmt.Errorf("%w option: an idempotency key on a linked task", task.ErrInvalid)
+		}
+		if envelopes[i], err = task.Encode(p.Envelope); err != nil {
+			return nil, fmt.Errorf("encode %s: %w", items[i].name, err)
+		}
+	}
+	return json.Marshal(envelopes)
+}
