@@ -40,7 +40,11 @@ func testB14(e *env) {
 		} else {
 			errs = c.exchange(batch, nil, broker.Want{}).Settled
 		}
-		if !errors.Is(errs[0], task.ErrInvalid) || errs[1] != nil {
+		want := task.ErrInvalid
+		if !e.has(broker.PowerFollowups) {
+			want = broker.ErrUnsupported
+		}
+		if !errors.Is(errs[0], want) || errs[1] != nil {
 			e.Errorf("%s of a settlement with a bad follow-up, and a good one: got %v", how, errs)
 		}
 		e.counts(q, 0, 0, 1, 0)

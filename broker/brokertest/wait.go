@@ -91,9 +91,9 @@ func testB13(e *env) {
 				e.Errorf("Settle with a follow-up: %v", err)
 			}
 		})
-		e.settle(d, task.Queued)
-		holder.one()
 	}
+	e.settle(d, task.Queued)
+	holder.one()
 	e.woken("closing the consumer that held it", c, func() {
 		if err := holder.Close(e.ctx); err != nil {
 			e.Errorf("Consumer.Close: %v", err)
