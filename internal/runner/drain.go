@@ -3,7 +3,6 @@ package runner
 import (
 	"time"
 
-	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -102,9 +101,11 @@ func (f *fetcher) leaveBehind(now time.Duration) {
 		if j.state != starting && j.state != running {
 			continue
 		}
-		o := f.r.outcome(j, j.giveBack(), at)
-		j.settlement = broker.Settlement{Receipt: j.Delivery.Receipt, Outcome: o}
-		j.state = ended
+		v := release
+		if j.state == running {
+			v = j.giveBack()
+		}
+		j.outcome, j.state = f.r.outcome(j, v, at), ended
 		f.pending = append(f.pending, j)
 	}
 	f.leavePool()

@@ -135,7 +135,10 @@ func TestWordsOfAnInterruptedHandler(t *testing.T) {
 func TestSoftStopLeavesTheDeafBehind(t *testing.T) {
 	inBubble(t, func(t *testing.T, g *rig) {
 		finish := make(chan struct{})
-		g.handle("deaf", func(context.Context, *runner.Job) (json.RawMessage, error) { <-finish; return json.RawMessage(`"late"`), nil })
+		g.handle("deaf", func(context.Context, *runner.Job) (json.RawMessage, error) {
+			<-finish
+			return json.RawMessage(`"late"`), nil
+		})
 		g.start()
 		id := g.publish("deaf")
 		after(time.Second)

@@ -160,7 +160,7 @@ func (f *fetcher) room(now time.Duration) int {
 func (f *fetcher) exchange(p plan) error {
 	f.done, f.renewals = f.done[:0], f.renewals[:0]
 	for _, j := range f.pending {
-		f.done = append(f.done, j.settlement)
+		f.done = append(f.done, broker.Settlement{Receipt: j.Delivery.Receipt, Outcome: j.outcome, Followups: j.followups})
 	}
 	for i := range f.live {
 		f.renewals = append(f.renewals, f.live[i].renewal)

@@ -11,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -76,7 +75,7 @@ func (r *Runner) retire(iso *isolate, clean bool) {
 	}
 }
 
-// execute runs one job to its outcome and leaves it in j.settlement.
+// execute runs one job to its outcome and leaves it in j.outcome.
 func (r *Runner) execute(j *Job) {
 	ctx, cancel := context.WithCancelCause(r.handlers)
 	defer cancel(nil)
@@ -107,7 +106,7 @@ func (r *Runner) execute(j *Job) {
 }
 
 // begin makes a job running, unless there is a reason not to execute it: then
-// that is its settlement.
+// that is its outcome.
 func (r *Runner) begin(j *Job, cancel context.CancelCauseFunc, now time.Time) bool {
 	r.line.mu.Lock()
 	defer r.line.mu.Unlock()
@@ -126,7 +125,7 @@ func (r *Runner) begin(j *Job, cancel context.CancelCauseFunc, now time.Time) bo
 	case j.stopped == nil:
 		v = verdict{state: task.Cancelled, reason: task.ReasonExpired}
 	}
-	j.settlement = broker.Settlement{Receipt: j.Delivery.Receipt, Outcome: r.outcome(j, v, now)}
+	j.outcome = r.outcome(j, v, now)
 	return false
 }
 
@@ -176,7 +175,7 @@ func (r *Runner) call(j *Job) (result json.RawMessage, err error) {
 	return result, err
 }
 
-// conclude makes an outcome the job's settlement, with what follows from it. A
+// conclude makes o the job's outcome, with what follows from it. A
 // follow-up that cannot be read makes a success a failure: it would be lost
 // without a word.
 func (r *Runner) conclude(j *Job, o task.Outcome) {
@@ -202,7 +201,7 @@ func (r *Runner) conclude(j *Job, o task.Outcome) {
 			o.Result = nil
 		}
 	}
-	j.settlement = broker.Settlement{Receipt: j.Delivery.Receipt, Outcome: o, Followups: next}
+	j.outcome, j.followups = o, next
 }
 
 // overdue is the end of an attempt that reached its hard limit: its outcome is

@@ -39,7 +39,8 @@ type Job struct {
 	progress   *task.Progress // not yet sent
 	extend     time.Duration  // asked for and not yet sent; 0: none
 	onSuccess  []broker.Publication
-	settlement broker.Settlement // once ended
+	outcome    task.Outcome // once ended
+	followups  []broker.Publication
 }
 
 // jobState is where a job is on its way through the runner.

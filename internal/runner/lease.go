@@ -75,7 +75,7 @@ func (f *fetcher) giveBack(now time.Duration, match func(*Job) bool) {
 	at := f.r.time(now)
 	for _, j := range l.withdraw(match) {
 		j.state = ended
-		j.settlement = broker.Settlement{Receipt: j.Delivery.Receipt, Outcome: f.r.outcome(j, release, at)}
+		j.outcome = f.r.outcome(j, release, at)
 		f.pending = append(f.pending, j)
 	}
 	f.full = l.starts
@@ -106,7 +106,7 @@ func (f *fetcher) settle(answers []error) {
 		switch {
 		case v.err == nil:
 			f.r.stored(v.job)
-			f.stop.count(v.job.settlement.Outcome.State)
+			f.stop.count(v.job.outcome.State)
 		case errors.Is(v.err, broker.ErrLeaseLost):
 			f.r.lostLease(v.job, v.uncertain, v.err)
 		default:
@@ -131,9 +131,9 @@ func (f *fetcher) refused(j *Job, err error) bool {
 	if !errors.Is(err, broker.ErrUnavailable) {
 		switch j.refusals++; j.refusals {
 		case refusalsToFail:
-			why := fmt.Errorf("the broker refused the outcome %s: %w", j.settlement.Outcome.State, err)
+			why := fmt.Errorf("the broker refused the outcome %s: %w", j.outcome.State, err)
 			v := j.failed(&ResultError{Reason: task.ReasonResultInvalid, Err: why}, nil)
-			j.settlement = broker.Settlement{Receipt: j.Delivery.Receipt, Outcome: f.r.outcome(j, v, time.Now())}
+			j.outcome, j.followups = f.r.outcome(j, v, time.Now()), nil
 		case refusalsToDrop:
 			return false
 		}
@@ -220,7 +220,7 @@ func (f *fetcher) revoke(revoked []broker.Revoked) {
 		cancelled := verdict{state: task.Cancelled, reason: task.ReasonRevoked}
 		for _, j := range l.withdraw(func(j *Job) bool { return j.Delivery.Receipt == rv.Receipt }) {
 			j.state = ended
-			j.settlement = broker.Settlement{Receipt: rv.Receipt, Outcome: f.r.outcome(j, cancelled, now)}
+			j.outcome = f.r.outcome(j, cancelled, now)
 			f.pending = append(f.pending, j)
 		}
 		for j := l.held.first; j != nil; j = j.next {

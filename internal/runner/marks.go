@@ -115,7 +115,7 @@ func (m *marks) deadLettered(reason string) {
 
 // stored counts, times and logs an outcome that is in the store now.
 func (r *Runner) stored(j *Job) {
-	o := &j.settlement.Outcome
+	o := &j.outcome
 	m := j.marks
 	switch o.State {
 	case task.Succeeded:
