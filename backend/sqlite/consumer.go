@@ -1,0 +1,339 @@
+package sqlite
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ncruces/go-sqlite3"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/task"
+)
+
+// consumer receives for one worker. Exchange and Close belong to one
+// goroutine; the fields under mu are shared with Wait and with whoever wakes.
+type consumer struct {
+	b   *fileBroker
+	db  *DB
+	sub broker.Subscription
+
+	turn int // raised by each exchange: see selection
+
+	token  chan struct{} // capacity 1: there may be work or news
+	closed chan struct{}
+	socket *socket // where other processes wake it; nil: they cannot
+
+	mu      sync.Mutex
+	held    map[int64]*holding // by place in line
+	waiting bool
+	hungry  bool // its last exchange had room for more
+	ended   bool
+}
+
+// holding is what a consumer remembers of a delivery until it is settled.
+type holding struct {
+	receipt broker.Receipt
+	told    int // what it was told of a revocation: 0 nothing, 1 stop, 2 terminate
+}
+
+// Open implements broker.Broker.
+func (b *fileBroker) Open(ctx context.Context, s broker.Subscription) (broker.Consumer, error) {
+	if err := b.check(ctx); err != nil {
+		return nil, err
+	}
+	if s.Lease <= 0 {
+		s.Lease = broker.DefaultLease
+	}
+	s.Queues = slices.Clone(s.Queues)
+	c := &consumer{
+		b: b, db: b.db, sub: s, token: make(chan struct{}, 1), closed: make(chan struct{}),
+		held: make(map[int64]*holding), hungry: true,
+	}
+	if err := b.db.hub.open(c); err != nil {
+		return nil, fmt.Errorf("open consumer: %w", err)
+	}
+	return c, nil
+}
+
+func (c *consumer) check(ctx context.Context) error {
+	select {
+	case <-c.closed:
+		return broker.ErrClosed
+	default:
+		return c.b.check(ctx)
+	}
+}
+
+// Exchange implements broker.Consumer. Without settlements and renewals it
+// looks before it takes the lock, so that idle consumers hinder nobody.
+func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live []broker.Renewal, want broker.Want) (broker.Batch, error) {
+	if err := c.check(ctx); err != nil {
+		return broker.Batch{}, err
+	}
+	select {
+	case <-c.token: // whatever it stood for is seen below
+	default:
+	}
+	c.turn++
+	sel := c.selection(want)
+	if len(done) == 0 && len(live) == 0 {
+		work, next, err := c.db.look(ctx, sel)
+		if err != nil {
+			return broker.Batch{}, fmt.Errorf("exchange: %w", err)
+		}
+		if !work || want.Count <= 0 {
+			c.setHungry(want.Count > 0)
+			return c.withRevoked(ctx, broker.Batch{Next: next, More: work})
+		}
+	}
+	x, err := c.db.exchange(ctx, prepareSettlements(done), prepareRenewals(live), sel)
+	if err != nil {
+		return broker.Batch{}, fmt.Errorf("exchange: %w", err)
+	}
+	c.setHungry(len(x.taken) < want.Count)
+	batch := broker.Batch{Settled: x.settled, Renewed: x.renewed, Next: x.next, More: x.more}
+	batch.Deliveries = deliveries(x.taken)
+	c.remember(done, batch.Deliveries, x.taken)
+	if x.more && len(x.taken) > 0 {
+		c.db.hub.callOneMore(c)
+	}
+	return c.withRevoked(ctx, batch)
+}
+
+func (c *consumer) selection(want broker.Want) *selection {
+	entries := want.Queues
+	if entries == nil {
+		entries = c.sub.Queues
+	}
+	return &selection{
+		entries: entries, all: c.sub.Queues, want: want,
+		lease: c.sub.Lease, worker: c.sub.Worker, turn: c.turn,
+	}
+}
+
+func (c *consumer) setHungry(hungry bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hungry = hungry
+}
+
+// deliveries decodes what was leased.
+func deliveries(list []taken) []broker.Delivery {
+	if len(list) == 0 {
+		return nil
+	}
+	out := make([]broker.Delivery, len(list))
+	for i := range list {
+		v := &list[i]
+		e, err := task.Decode(v.envelope)
+		if err == nil && e.ID != v.id {
+			err = fmt.Errorf("%w envelope: it is stored as %s and says %s", task.ErrInvalid, v.id, e.ID)
+		}
+		if err != nil {
+			e = &task.Envelope{ID: v.id}
+		}
+		d := broker.Delivery{
+			Receipt:  broker.Receipt{ID: v.id, Epoch: v.epoch, Token: token(v.seq, v.lease)},
+			Envelope: e, Queue: v.queue, Size: v.size, Lease: v.lease,
+			Attempt: v.attempt, RetryBase: v.base, Starts: v.starts, Redelivered: v.has(flagRedelivered),
+			Replays: v.replays, Malformed: err,
+		}
+		if v.has(flagWaited) {
+			d.NotBefore = time.UnixMilli(v.since).UTC()
+		}
+		out[i] = d
+	}
+	return out
+}
+
+// remember notes what the consumer holds now.
+func (c *consumer) remember(done []broker.Settlement, got []broker.Delivery, list []taken) {
+	c.forget(done)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range got {
+		c.held[list[i].seq] = &holding{receipt: got[i].Receipt}
+	}
+}
+
+// forget drops what was settled, by whomever.
+func (c *consumer) forget(done []broker.Settlement) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range done {
+		seq, _, err := parseToken(done[i].Receipt.Token)
+		if err != nil {
+			continue
+		}
+		if h := c.held[seq]; h != nil && h.receipt.Epoch <= done[i].Receipt.Epoch {
+			delete(c.held, seq)
+		}
+	}
+}
+
+// withRevoked adds to a batch what the consumer holds and was asked to stop.
+func (c *consumer) withRevoked(ctx context.Context, b broker.Batch) (broker.Batch, error) {
+	c.mu.Lock()
+	none := len(c.held) == 0
+	c.mu.Unlock()
+	if none {
+		return b, nil
+	}
+	type revocation struct {
+		seq       int64
+		terminate bool
+		reason    string
+	}
+	var all []revocation
+	err := c.db.read(ctx, func(conn *conn) error {
+		all = nil
+		return conn.each("revocations", func(s *sqlite3.Stmt) bool {
+			all = append(all, revocation{s.ColumnInt64(0), s.ColumnBool(1), s.ColumnText(2)})
+			return true
+		})
+	})
+	if err != nil {
+		// What the exchange did is done; the next one brings the news.
+		c.db.log.Warn("read revocations", "worker", c.sub.Worker, "error", err)
+		return b, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, r := range all {
+		level := 1
+		if r.terminate {
+			level = 2
+		}
+		if h := c.held[r.seq]; h != nil && h.told < level {
+			h.told = level
+			b.Revoked = append(b.Revoked, broker.Revoked{Receipt: h.receipt, Terminate: r.terminate, Reason: r.reason})
+		}
+	}
+	return b, nil
+}
+
+// Wait implements broker.Consumer.
+func (c *consumer) Wait(ctx context.Context, atMost time.Duration) error {
+	if err := c.check(ctx); err != nil {
+		return err
+	}
+	select {
+	case <-c.token:
+		return nil
+	default:
+	}
+	if atMost <= 0 {
+		return nil
+	}
+	work, err := c.lieDown(ctx)
+	defer c.getUp()
+	if work || err != nil {
+		return err
+	}
+	timer := time.NewTimer(atMost)
+	defer timer.Stop()
+	select {
+	case <-c.token:
+		return nil
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.closed:
+		return broker.ErrClosed
+	}
+}
+
+// lieDown lets others know that the consumer waits, and then looks once more:
+// what was stored in between woke nobody.
+func (c *consumer) lieDown(ctx context.Context) (work bool, err error) {
+	c.mu.Lock()
+	c.waiting = true
+	hungry := c.hungry
+	c.mu.Unlock()
+	if !hungry {
+		return false, nil
+	}
+	c.socket.idle()
+	work, _, err = c.db.look(ctx, c.selection(broker.Want{}))
+	if errors.Is(err, broker.ErrClosed) || ctx.Err() != nil {
+		return false, err
+	}
+	if err != nil {
+		c.db.log.Warn("look for work", "worker", c.sub.Worker, "error", err)
+	}
+	return work, nil
+}
+
+func (c *consumer) getUp() {
+	c.mu.Lock()
+	c.waiting = false
+	c.mu.Unlock()
+	c.socket.busy()
+}
+
+// Close implements broker.Consumer. A second call returns broker.ErrClosed.
+func (c *consumer) Close(ctx context.Context) error {
+	if !c.end() {
+		return broker.ErrClosed
+	}
+	if c.b.closed.Load() || c.db.isClosed() {
+		return nil
+	}
+	c.mu.Lock()
+	var held []*holding
+	for _, h := range c.held {
+		held = append(held, h)
+	}
+	c.mu.Unlock()
+	if len(held) == 0 {
+		return nil
+	}
+	err := c.db.write(ctx, func(t *tx) error {
+		for _, h := range held {
+			if err := t.giveBack(h.receipt); err != nil {
+				return fmt.Errorf("give back %s: %w", h.receipt, err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("close consumer: %w", err)
+	}
+	return nil
+}
+
+// end makes the consumer's calls return, and reports whether it was open.
+func (c *consumer) end() bool {
+	c.mu.Lock()
+	first := !c.ended
+	c.ended = true
+	c.mu.Unlock()
+	if first {
+		close(c.closed)
+		c.db.hub.remove(c)
+	}
+	return first
+}
+
+// giveBack returns a delivery that was not started, in place and uncounted.
+func (t *tx) giveBack(receipt broker.Receipt) error {
+	seq, _, err := parseToken(receipt.Token)
+	if err != nil {
+		return err
+	}
+	var r row
+	found, err := t.bySeq(seq, &r)
+	if err != nil || !found || r.id != receipt.ID || r.epoch != receipt.Epoch || r.place != leased || r.has(flagStarted) {
+		return err
+	}
+	if r.has(flagRevoked) {
+		return t.cancelRevoked(&r)
+	}
+	r.flags &^= flagLapsed
+	return t.move(&r, ready, t.now)
+}

@@ -1,0 +1,275 @@
+package sqlite
+
+import (
+	"hash/fnv"
+	"sync"
+
+	"github.com/stemjobs/stem/broker"
+)
+
+// hub wakes: the consumers of this process directly, those of others through
+// the wake directory, and whoever watches a task.
+type hub struct {
+	db  *DB
+	dir *wakeDir
+
+	mu        sync.Mutex
+	consumers map[*consumer]struct{}
+	watches   map[uint32]map[chan struct{}]struct{} // by the hash of the task's id
+	watching  *socket                               // hears of changes by other processes
+}
+
+func newHub(db *DB) *hub {
+	h := &hub{db: db, consumers: make(map[*consumer]struct{}), watches: make(map[uint32]map[chan struct{}]struct{})}
+	h.dir = newWakeDir(db, h.stir)
+	return h
+}
+
+// open adds a consumer.
+func (h *hub) open(c *consumer) error {
+	c.socket = h.dir.listen(c.sub.Queues, func(message []byte) {
+		if len(message) > 0 { // empty: somebody looks whether this socket lives
+			signal(c.token)
+		}
+	})
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.db.isClosed() || c.b.closed.Load() {
+		c.socket.close()
+		return broker.ErrClosed
+	}
+	h.consumers[c] = struct{}{}
+	return nil
+}
+
+// remove drops a consumer. A call that it did not answer goes to another.
+func (h *hub) remove(c *consumer) {
+	h.mu.Lock()
+	delete(h.consumers, c)
+	h.mu.Unlock()
+	c.socket.close()
+	select {
+	case <-c.token:
+		h.callOneMore(c)
+	default:
+	}
+}
+
+func (h *hub) closeConsumers(b *fileBroker) {
+	for _, c := range h.list() {
+		if b == nil || c.b == b {
+			c.end()
+		}
+	}
+}
+
+func (h *hub) list() []*consumer {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	list := make([]*consumer, 0, len(h.consumers))
+	for c := range h.consumers {
+		list = append(list, c)
+	}
+	return list
+}
+
+// forget tells all consumers what was settled without them.
+func (h *hub) forget(done []broker.Settlement) {
+	for _, c := range h.list() {
+		c.forget(done)
+	}
+}
+
+// committed tells of a commit: queues got ready tasks, the statuses of tasks
+// changed, a task that somebody holds was revoked.
+func (h *hub) committed(queues, changed []string, revoked bool) {
+	for _, q := range queues {
+		h.callFor(q, nil)
+	}
+	if revoked {
+		h.stir()
+		h.dir.callAll()
+	}
+	if len(changed) == 0 {
+		return
+	}
+	h.tell(changed)
+	if h.dir.watched() {
+		h.dir.tell(changed)
+	}
+}
+
+// callOneMore calls another consumer for what c left.
+func (h *hub) callOneMore(c *consumer) {
+	for _, entry := range c.sub.Queues {
+		h.callFor(entry, c)
+	}
+}
+
+// callFor wakes one consumer that waits for this queue (or, of a consumer that
+// leaves work behind, for its pattern), here or in another process. Those that
+// do not wait are told too: they look again before they do.
+func (h *hub) callFor(queue string, except *consumer) {
+	h.mu.Lock()
+	var waits *consumer
+	var full []*consumer
+	for c := range h.consumers {
+		if c == except || !overlaps(c.sub.Queues, queue) {
+			continue
+		}
+		switch c.awaits() {
+		case hungryWaits:
+			waits = c
+		case fullWaits:
+			full = append(full, c)
+		default:
+			signal(c.token)
+		}
+	}
+	h.mu.Unlock()
+	if waits != nil {
+		waits.call()
+		return
+	}
+	for _, c := range full {
+		signal(c.token)
+	}
+	h.dir.callOne(queue)
+}
+
+// overlaps reports whether a subscription has a queue, or, for a pattern,
+// may have one of its queues.
+func overlaps(entries []string, queue string) bool {
+	if broker.IsPattern(queue) {
+		for _, e := range entries {
+			if e == queue || broker.IsPattern(e) || broker.Match(queue, e) {
+				return true
+			}
+		}
+		return false
+	}
+	return matchAny(entries, queue)
+}
+
+const (
+	isBusy = iota
+	hungryWaits
+	fullWaits
+)
+
+// awaits says what the consumer does.
+func (c *consumer) awaits() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.waiting && c.hungry:
+		return hungryWaits
+	case c.waiting:
+		return fullWaits
+	default:
+		return isBusy
+	}
+}
+
+// call wakes the consumer; it counts as busy from then on.
+func (c *consumer) call() {
+	c.mu.Lock()
+	c.waiting = false
+	c.mu.Unlock()
+	signal(c.token)
+}
+
+// stir has everybody here look again.
+func (h *hub) stir() {
+	for _, c := range h.list() {
+		signal(c.token)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, set := range h.watches {
+		for ch := range set {
+			signal(ch)
+		}
+	}
+}
+
+// tell signals those who watch one of the tasks.
+func (h *hub) tell(ids []string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if len(h.watches) == 0 {
+		return
+	}
+	for _, id := range ids {
+		h.tellHash(hash(id))
+	}
+}
+
+func (h *hub) tellHash(hash uint32) {
+	for ch := range h.watches[hash] {
+		signal(ch)
+	}
+}
+
+// hear is called with what another process told.
+func (h *hub) hear(message []byte) {
+	hashes, all := decodeHashes(message)
+	if all {
+		h.stir()
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, hash := range hashes {
+		h.tellHash(hash)
+	}
+}
+
+// watch adds a channel that is signalled at each change of a task.
+func (h *hub) watch(id string) (<-chan struct{}, func()) {
+	ch := make(chan struct{}, 1)
+	key := hash(id)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.watches[key] == nil {
+		h.watches[key] = make(map[chan struct{}]struct{})
+	}
+	h.watches[key][ch] = struct{}{}
+	if h.watching == nil {
+		h.watching = h.dir.listenChanges(h.hear)
+	}
+	var once sync.Once
+	return ch, func() { once.Do(func() { h.unwatch(key, ch) }) }
+}
+
+func (h *hub) unwatch(key uint32, ch chan struct{}) {
+	h.mu.Lock()
+	delete(h.watches[key], ch)
+	var last *socket
+	if len(h.watches[key]) == 0 {
+		delete(h.watches, key)
+	}
+	if len(h.watches) == 0 {
+		last, h.watching = h.watching, nil
+	}
+	h.mu.Unlock()
+	last.close()
+}
+
+func (h *hub) close() error {
+	h.closeConsumers(nil)
+	h.mu.Lock()
+	last := h.watching
+	h.watching = nil
+	h.mu.Unlock()
+	last.close()
+	return h.dir.close()
+}
+
+// hash is the 32 bits by which changes of a task are told. Two tasks that
+// share them cost a look too many.
+func hash(id string) uint32 {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(id)) // never fails
+	return h.Sum32()
+}
