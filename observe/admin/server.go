@@ -99,7 +99,9 @@ func (s *Server) Run(ctx context.Context) error {
 		err = errors.Join(err, srv.Close())
 		logger.Warn("requests to the admin server were cut off", "addr", addr.String(), "error", err)
 	}
-	<-served
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve on %s: %w", addr, err)
+	}
 	return nil
 }
 
