@@ -176,7 +176,7 @@ func (r *Runner) logOutcome(j *Job, o *task.Outcome) {
 	attrs := make([]slog.Attr, 0, 12)
 	attrs = append(attrs,
 		slog.String("task", j.Delivery.Envelope.Name), slog.String("task_id", j.Delivery.Envelope.ID),
-		slog.String("queue", j.Delivery.Queue), slog.Int("attempt", j.Delivery.Attempt))
+		slog.String("queue", j.Delivery.Queue), slog.Int("attempt", j.Delivery.Attempt), slog.String("state", string(o.State)))
 	if !o.StartedAt.IsZero() {
 		attrs = append(attrs, slog.Duration("duration", o.EndedAt.Sub(o.StartedAt)))
 	}
@@ -226,9 +226,9 @@ func (r *Runner) lostLease(j *Job, uncertain bool, err error) {
 }
 
 // roundtrip times a call to the broker and counts its failure.
-func (r *Runner) roundtrip(operation string, began time.Time, err error) {
+func (r *Runner) roundtrip(operation string, took time.Duration, err error) {
 	h := r.calls[operation]
-	h.took.Observe(time.Since(began).Seconds())
+	h.took.Observe(took.Seconds())
 	if err != nil && !errors.Is(err, broker.ErrClosed) {
 		h.failed.Add(1)
 	}

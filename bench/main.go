@@ -1,0 +1,211 @@
+// Command bench measures Stem beside other job systems and the store itself,
+// on the same cases in one run.
+//
+//	go run . [-reps 3] [-only REGEXP] [-out FILE]   every case, then the table
+//	go run . table FILE…                            the table of earlier runs
+//
+// Each measurement is a process of its own on a store of its own. The
+// repetition is the outermost loop, so that a slow spell of the machine does
+// not fall on one system alone.
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/stemjobs/stem/bench/internal/cases"
+	"github.com/stemjobs/stem/bench/internal/rawpeer"
+	"github.com/stemjobs/stem/bench/internal/riverpeer"
+	"github.com/stemjobs/stem/bench/internal/stempeer"
+	"github.com/stemjobs/stem/bench/internal/table"
+)
+
+// systems are the adapters; a new one is added here.
+var systems = map[string]func(context.Context, cases.Options) (cases.System, error){
+	"stem-memory":  stempeer.Open,
+	"stem-sqlite":  stempeer.Open,
+	"river-sqlite": riverpeer.Open,
+	"raw-sqlite":   rawpeer.Open,
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	err := func() error {
+		switch {
+		case len(os.Args) > 1 && os.Args[1] == "one":
+			return one(ctx, os.Args[2:])
+		case len(os.Args) > 1 && os.Args[1] == "table":
+			return printTable(os.Args[2:])
+		default:
+			return all(ctx, os.Args[1:])
+		}
+	}()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// one runs one case and prints its line: what the processes of a run do.
+func one(ctx context.Context, args []string) error {
+	var o cases.Options
+	f := flag.NewFlagSet("one", flag.ContinueOnError)
+	f.StringVar(&o.System, "system", "", "the system")
+	f.StringVar(&o.Case, "case", "", fmt.Sprintf("one of %v", cases.Names()))
+	f.BoolVar(&o.Tuned, "tuned", false, "settings for speed")
+	f.StringVar(&o.Sync, "sync", "", "SQLite's synchronous: full or normal")
+	f.StringVar(&o.File, "file", "", "the SQLite database")
+	f.IntVar(&o.N, "n", 0, "tasks")
+	f.IntVar(&o.Concurrency, "c", 0, "the worker's concurrency")
+	f.IntVar(&o.Producers, "producers", 0, "goroutines, or processes, that enqueue")
+	f.IntVar(&o.Batch, "batch", 0, "tasks in a call")
+	f.IntVar(&o.Backlog, "backlog", 0, "tasks that wait beforehand")
+	f.BoolVar(&o.Retain, "retain", false, "keep results")
+	f.IntVar(&o.Rep, "rep", 0, "number of the repetition")
+	f.DurationVar(&o.Max, "max", 0, "the longest drain")
+	f.StringVar(&o.Role, "role", "", "of a helper process")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	open, ok := systems[o.System]
+	if !ok {
+		return fmt.Errorf("no system %q", o.System)
+	}
+	result, err := cases.Run(ctx, o, open)
+	if err != nil || result == nil {
+		return err
+	}
+	return json.NewEncoder(os.Stdout).Encode(result)
+}
+
+// matrix is every measurement of a run, as arguments of "one".
+func matrix() []string {
+	m := []string{
+		"-system stem-memory -case process -c 10 -retain -n 500000",
+		"-system stem-memory -case process -c 100 -retain -n 500000",
+		"-system stem-memory -case enqueue -producers 1",
+		"-system stem-memory -case enqueue -producers 64 -n 200000",
+		"-system stem-memory -case enqueueBatch",
+		"-system stem-memory -case latency",
+		"-system stem-memory -case idle",
+		"-system stem-memory -case delayed",
+		"-system stem-memory -case mixed",
+	}
+	for _, sync := range []string{"full", "normal"} {
+		s := "-system stem-sqlite -sync " + sync + " "
+		m = append(m,
+			s+"-case process -c 100 -retain", s+"-case process -c 10 -retain", s+"-case process -c 100",
+			s+"-case enqueue -producers 1 -n 20000", s+"-case enqueue -producers 10", s+"-case enqueue -producers 64 -n 100000",
+			s+"-case enqueueBatch",
+		)
+	}
+	s := "-system stem-sqlite -sync full "
+	m = append(m, s+"-case latency", s+"-case latency2", s+"-case steady", s+"-case idle", s+"-case delayed",
+		s+"-case scale -backlog 10000", s+"-case scale -backlog 100000", s+"-case scale -backlog 1000000",
+		s+"-case fair -producers 4", s+"-case mixed")
+	r := "-system river-sqlite -sync full "
+	m = append(m,
+		r+"-case process -c 100 -retain -tuned -n 20000", r+"-case process -c 10 -retain -tuned -n 20000",
+		r+"-case process -c 100 -retain -n 20000 -max 15s",
+		r+"-case enqueue -producers 1 -n 10000", r+"-case enqueue -producers 10 -n 10000", r+"-case enqueueBatch",
+		r+"-case latency -tuned", r+"-case latency", r+"-case idle -tuned", r+"-case idle", r+"-case delayed -tuned")
+	w := "-system raw-sqlite -sync full "
+	return append(m, w+"-case process -c 100", w+"-case enqueue -producers 1 -n 20000", w+"-case enqueueBatch")
+}
+
+// all runs the matrix and prints the table.
+func all(ctx context.Context, args []string) error {
+	f := flag.NewFlagSet("bench", flag.ContinueOnError)
+	reps := f.Int("reps", 3, "repetitions")
+	only := f.String("only", ".", "run what matches this regular expression")
+	out := f.String("out", filepath.Join("results", time.Now().UTC().Format("20060102T150405")+".jsonl"), "append the results to this file")
+	if err := f.Parse(args); err != nil {
+		return err
+	}
+	match, err := regexp.Compile(*only)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(*out), 0o755); err != nil {
+		return err
+	}
+	file, err := os.OpenFile(*out, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for rep := 1; rep <= *reps; rep++ {
+		for _, line := range matrix() {
+			if !match.MatchString(line) {
+				continue
+			}
+			fmt.Fprintf(os.Stderr, "[%s] %d: %s\n", time.Now().Format(time.TimeOnly), rep, line)
+			if err := measure(ctx, line, rep, file); err != nil {
+				if ctx.Err() != nil {
+					return ctx.Err()
+				}
+				fmt.Fprintf(os.Stderr, "failed: %s: %v\n", line, err)
+			}
+		}
+	}
+	return errors.Join(file.Close(), printTable([]string{*out}))
+}
+
+// measure runs one line of the matrix on a store of its own.
+func measure(ctx context.Context, line string, rep int, out io.Writer) error {
+	dir, err := os.MkdirTemp("", "stem-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	args := append([]string{"one", "-rep", strconv.Itoa(rep)}, strings.Fields(line)...)
+	if strings.Contains(line, "sqlite") {
+		args = append(args, "-file", filepath.Join(dir, "bench.db"))
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, self, args...)
+	cmd.Stderr = os.Stderr
+	var result bytes.Buffer
+	cmd.Stdout = &result
+	if err := cmd.Run(); err != nil {
+		return err
+	}
+	_, err = out.Write(result.Bytes())
+	return err
+}
+
+func printTable(files []string) error {
+	var results []cases.Result
+	for _, name := range files {
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		some, err := table.Read(f)
+		if err := errors.Join(err, f.Close()); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		results = append(results, some...)
+	}
+	table.Print(os.Stdout, results)
+	return nil
+}

@@ -1,0 +1,267 @@
+//go:build unix
+
+package chaos
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/backend/sqlite"
+)
+
+// The tasks of the fault tests.
+var (
+	work     = stem.NewTask[workArgs, int]("chaos.work", stem.Retry(stem.RetryPolicy{Base: 50 * time.Millisecond, Max: 100 * time.Millisecond}))
+	suicide  = stem.NewTask[stem.None, stem.None]("chaos.suicide")
+	stubborn = stem.NewTask[stubbornArgs, string]("chaos.stubborn")
+)
+
+type stubbornArgs struct {
+	FirstWaits bool `json:"firstWaits"`
+}
+
+type workArgs struct {
+	Millis int `json:"ms"`
+	Result int `json:"result"`
+}
+
+const (
+	roleEnv = "STEM_CHAOS_ROLE" // set in worker processes: this binary, executed again
+	dirEnv  = "STEM_CHAOS_DIR"
+	argsEnv = "STEM_CHAOS_ARGS" // workerArgs as JSON
+)
+
+// workerArgs shape a worker process.
+type workerArgs struct {
+	Name        string
+	Concurrency int
+	Prefetch    int
+	Lease       time.Duration
+}
+
+func TestMain(m *testing.M) {
+	if os.Getenv(roleEnv) == "worker" {
+		if err := workerMain(); err != nil {
+			fmt.Fprintln(os.Stderr, "worker:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// full reports whether the long form of the tests is asked for (make chaos).
+func full() bool { return os.Getenv("STEM_CHAOS") == "full" }
+
+// scale is the short form's number, or the long form's.
+func scale(short, long int) int {
+	if full() {
+		return long
+	}
+	return short
+}
+
+// recorder writes one process's events.
+type recorder struct {
+	mu   sync.Mutex
+	file *os.File
+}
+
+func newRecorder(dir, name string) (*recorder, error) {
+	f, err := os.OpenFile(filepath.Join(dir, name+".events"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	return &recorder{file: f}, err
+}
+
+func (r *recorder) write(e Event) {
+	if e.At.IsZero() {
+		e.At = time.Now()
+	}
+	line, err := json.Marshal(e)
+	if err != nil {
+		panic(err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, err := r.file.Write(append(line, '\n')); err != nil {
+		panic(err)
+	}
+}
+
+// workerMain is a worker process: handlers that record what happens to them.
+// SIGTERM and SIGINT stop it as they stop "stem worker run".
+func workerMain() error {
+	var args workerArgs
+	if err := json.Unmarshal([]byte(os.Getenv(argsEnv)), &args); err != nil {
+		return err
+	}
+	dir := os.Getenv(dirEnv)
+	rec, err := newRecorder(dir, args.Name)
+	if err != nil {
+		return err
+	}
+	db, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(dir, "stem.db")})
+	if err != nil {
+		return err
+	}
+	client, err := stem.NewClient(db, stem.ClientOptions{})
+	if err != nil {
+		return err
+	}
+	w := stem.NewWorker(client, stem.WorkerOptions{
+		ID: args.Name, Concurrency: args.Concurrency, Prefetch: args.Prefetch, Lease: args.Lease,
+		Logger: slog.New(slog.NewJSONHandler(outcomes{rec}, nil)), Middleware: []stem.Middleware{rec.around},
+		MaxDeliveries: 3,
+	})
+	if err := w.Handle(work.With(doWork), suicide.Do(killSelf), stubborn.With(rec.resist)); err != nil {
+		return err
+	}
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	go func() {
+		for s := range signals {
+			w.Shutdown(map[os.Signal]stem.Mode{syscall.SIGTERM: stem.Warm, syscall.SIGINT: stem.Soft}[s])
+		}
+	}()
+	if err := w.Run(context.Background()); err != nil {
+		return err
+	}
+	return db.Close()
+}
+
+// around records the start and the end of every handler.
+func (r *recorder) around(next stem.Handler) stem.Handler {
+	return func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
+		e := stem.Current(ctx)
+		r.write(Event{Kind: Started, ID: e.ID(), PID: os.Getpid(), Attempt: e.Attempt()})
+		out, err := next(ctx, args)
+		note := ""
+		if cause := context.Cause(ctx); cause != nil {
+			note = cause.Error()
+		}
+		r.write(Event{Kind: Ended, ID: e.ID(), PID: os.Getpid(), Attempt: e.Attempt(), Note: note})
+		return out, err
+	}
+}
+
+// outcomes turns the worker's log, which has a line for each stored outcome,
+// into events.
+type outcomes struct{ rec *recorder }
+
+func (o outcomes) Write(line []byte) (int, error) {
+	var l struct {
+		TaskID string `json:"task_id"`
+		State  string `json:"state"`
+		Msg    string `json:"msg"`
+	}
+	if err := json.Unmarshal(bytes.TrimSpace(line), &l); err == nil && l.TaskID != "" && l.State != "" {
+		o.rec.write(Event{Kind: Settled, ID: l.TaskID, PID: os.Getpid(), State: l.State, Note: l.Msg})
+	}
+	return len(line), nil
+}
+
+func doWork(ctx context.Context, a workArgs) (int, error) {
+	select {
+	case <-time.After(time.Duration(a.Millis) * time.Millisecond):
+		return a.Result, nil
+	case <-ctx.Done():
+		return 0, context.Cause(ctx)
+	}
+}
+
+func killSelf(context.Context, stem.None) error {
+	if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
+		return err
+	}
+	select {}
+}
+
+// resist takes two seconds, but in the first worker of a test it may wait for
+// its lease to be lost, and then insists on its result.
+func (r *recorder) resist(ctx context.Context, a stubbornArgs) (string, error) {
+	worker := stem.Current(ctx).Worker()
+	if a.FirstWaits && strings.HasPrefix(worker, "first") {
+		<-ctx.Done()
+	} else {
+		time.Sleep(2 * time.Second)
+	}
+	return "result of " + worker, nil
+}
+
+// process is a worker process of a test.
+type process struct {
+	cmd  *exec.Cmd
+	name string
+	done chan struct{}
+}
+
+var processNumber = func() func() int { // distinct names over a test run
+	var mu sync.Mutex
+	n := 0
+	return func() int { mu.Lock(); defer mu.Unlock(); n++; return n }
+}()
+
+func startWorker(t *testing.T, dir string, args workerArgs) *process {
+	t.Helper()
+	args.Name += "-" + strconv.Itoa(processNumber())
+	raw, err := json.Marshal(args)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), roleEnv+"=worker", dirEnv+"="+dir, argsEnv+"="+string(raw))
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p := &process{cmd: cmd, name: args.Name, done: make(chan struct{})}
+	go func() {
+		defer close(p.done)
+		_ = cmd.Wait()
+	}()
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // most have ended
+		<-p.done
+	})
+	return p
+}
+
+func (p *process) signal(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil && !p.ended() {
+		t.Fatalf("signal %s to %s: %v", s, p.name, err)
+	}
+}
+
+func (p *process) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// stop asks a worker to end, and waits until it has.
+func (p *process) stop(t *testing.T, s syscall.Signal) {
+	t.Helper()
+	p.signal(t, s)
+	select {
+	case <-p.done:
+	case <-time.After(40 * time.Second):
+		t.Fatalf("worker %s did not end within 40s of %s", p.name, s)
+	}
+}
