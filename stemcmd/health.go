@@ -1,0 +1,200 @@
+package stemcmd
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/connect"
+	"github.com/stemjobs/stem/store"
+)
+
+func (s *session) healthCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "health",
+		Short: "Asks each backend whether it is well: reachable, its schema, what it can do, how fast it answers",
+		Long: `Asks each backend whether it is well. The exit code is 0 when all are, 3 when one
+cannot be reached or opened.`,
+		Example: `  {{stem}} health
+  {{stem}} health --output json --timeout 5s`,
+		Args: noArguments,
+	}
+	c.RunE = s.short(s.health)
+	return c
+}
+
+// backendHealth is what health says of one store, as JSON.
+type backendHealth struct {
+	URL         string   `json:"url"`
+	Roles       []string `json:"roles"`
+	Reachable   bool     `json:"reachable"`
+	Error       string   `json:"error,omitempty"`
+	Backend     string   `json:"backend,omitempty"`
+	Schema      string   `json:"schema,omitempty"`
+	Powers      []string `json:"powers"`
+	RoundTripMS float64  `json:"roundTripMs"`
+	Queues      int      `json:"queues"`
+	Workers     int      `json:"workers"`
+
+	err error
+}
+
+// schemaTeller is implemented by backends that have a schema.
+type schemaTeller interface {
+	Schema(ctx context.Context) (string, error)
+}
+
+func (s *session) health(ctx context.Context, _ []string) error {
+	var rows []backendHealth
+	for _, o := range s.stores() {
+		rows = append(rows, s.examine(ctx, o))
+	}
+	var errs []error
+	for i := range rows {
+		if rows[i].err != nil {
+			errs = append(errs, fmt.Errorf("%s: %w", rows[i].URL, rows[i].err))
+		}
+	}
+	_, err := list(s, healthView(), one(rows))
+	switch {
+	case len(errs) > 0:
+		var wrong *connect.URLError
+		code := ExitUnreachable
+		if errors.As(errs[0], &wrong) {
+			code = ExitUsage
+		}
+		return errors.Join(err, &exitError{code: code, err: because(ctx, errors.Join(errs...))})
+	default:
+		return err
+	}
+}
+
+// role is one store that the configuration names, and what for.
+type role struct {
+	options connect.Options
+	names   []string
+}
+
+// stores lists the stores of the configuration one by one, so that each can be
+// asked when another is away.
+func (s *session) stores() []role {
+	o := s.conf.Config.Options()
+	o.MustExist, o.Logger, o.Openers = true, s.log, s.app.Openers
+	if o.Results == "" || o.Results == o.Broker {
+		o.Results = ""
+		return []role{{o, []string{"broker", "results"}}}
+	}
+	first, second := o, o
+	first.Results, second.Broker, second.Results = "", o.Results, ""
+	return []role{{first, []string{"broker"}}, {second, []string{"results"}}}
+}
+
+// examine asks one store.
+func (s *session) examine(ctx context.Context, r role) (h backendHealth) {
+	h = backendHealth{URL: connect.Mask(r.options.Broker), Roles: r.names, Powers: []string{}}
+	defer func() {
+		if h.err != nil {
+			h.Error = h.err.Error()
+		}
+	}()
+	b, err := connect.Open(ctx, r.options)
+	var open *connect.OpenError
+	if errors.As(err, &open) {
+		err = open.Err // its URL is shown beside it
+	}
+	if err != nil {
+		h.err = err
+		return h
+	}
+	defer func() { h.err = errors.Join(h.err, b.Close()) }()
+	started := time.Now()
+	h.err = h.ask(ctx, b.Stores[0].Backend)
+	h.RoundTripMS = float64(time.Since(started).Microseconds()) / 1000
+	h.Reachable = h.err == nil
+	if h.err == nil {
+		h.err = h.count(ctx, b)
+	}
+	return h
+}
+
+// ask makes the one call whose time is told.
+func (h *backendHealth) ask(ctx context.Context, b stem.Backend) error {
+	if len(h.Roles) == 1 && h.Roles[0] == "results" {
+		if b.Results() == nil {
+			return errors.New("this backend keeps no statuses: name another with --backend")
+		}
+		_, err := b.Results().List(ctx, store.Query{Limit: 1})
+		return err
+	}
+	_, err := b.Broker().Queues(ctx, connect.DefaultQueue)
+	return err
+}
+
+// count fills in what is known of a store that answers.
+func (h *backendHealth) count(ctx context.Context, b *connect.Backend) error {
+	c := broker.CapabilitiesOf(b.Broker())
+	h.Backend = c.Backend
+	for _, p := range c.Powers {
+		h.Powers = append(h.Powers, string(p))
+	}
+	if t, ok := b.Stores[0].Backend.(schemaTeller); ok {
+		schema, err := t.Schema(ctx)
+		if err != nil {
+			return fmt.Errorf("read the schema: %w", err)
+		}
+		h.Schema = schema
+	}
+	queues, err := b.Broker().Queues(ctx)
+	if err != nil {
+		return err
+	}
+	h.Queues = len(queues)
+	if beats := b.Heartbeats(); beats != nil {
+		workers, err := beats.Workers(ctx)
+		if err != nil {
+			return err
+		}
+		h.Workers = len(workers)
+	}
+	return nil
+}
+
+func healthView() view[backendHealth] {
+	type row = backendHealth
+	return view[row]{
+		columns: []column[row]{
+			{head: "STORE", cell: func(h *row) string { return h.URL }},
+			{head: "ROLES", cell: func(h *row) string { return strings.Join(h.Roles, ", ") }},
+			{head: "STATE", cell: func(h *row) string {
+				if h.err != nil {
+					return "fault"
+				}
+				return "ok"
+			}, paint: func(h *row) string {
+				if h.err != nil {
+					return red
+				}
+				return green
+			}},
+			{head: "BACKEND", cell: func(h *row) string { return h.Backend }},
+			{head: "SCHEMA", cell: func(h *row) string { return h.Schema }},
+			{head: "ROUND TRIP", cell: func(h *row) string {
+				if !h.Reachable {
+					return "-"
+				}
+				return strconv.FormatFloat(h.RoundTripMS, 'f', 2, 64) + " ms"
+			}},
+			{head: "QUEUES", right: true, cell: func(h *row) string { return strconv.Itoa(h.Queues) }},
+			{head: "WORKERS", right: true, cell: func(h *row) string { return strconv.Itoa(h.Workers) }},
+			{head: "CAN", cell: func(h *row) string { return strings.Join(h.Powers, " ") }},
+		},
+		name: func(h *row) string { return h.URL },
+	}
+}
