@@ -49,9 +49,12 @@ type fetcher struct {
 	newsAt   time.Duration // when the waiter may be asked again while there is no room
 	lookAt   time.Duration // the next exchange is due then, whatever happens
 	scanAt   time.Duration // the list of what is held is to be looked through then
-	full     int64         // starts counted when prefetched deliveries were last given back
+	returned int64         // starts counted when prefetched deliveries were last given back
 	failures int           // exchanges that failed in a row
 	retryAt  time.Duration
+
+	low       int           // see line.low
+	holdUntil time.Duration // outcomes gather until then, or until fewer than low are ready
 }
 
 // liveness is one renewal and what it was made of.
@@ -73,7 +76,7 @@ type verdictOf struct {
 func newFetcher(r *Runner, c broker.Consumer, w *waiter) *fetcher {
 	return &fetcher{
 		r: r, consumer: c, waiter: w, order: newOrder(r.cfg.Queues), marks: newRegistry(r.cfg.Meter),
-		unknown: newStrangers(), hungry: true, full: -1,
+		unknown: newStrangers(), hungry: true, returned: -1,
 	}
 }
 
@@ -91,7 +94,7 @@ func (f *fetcher) loop() error {
 				return err
 			}
 		default:
-			f.sleep(now, p.room)
+			f.sleep(now, p)
 		}
 	}
 }
@@ -103,6 +106,7 @@ type plan struct {
 	room     int  // deliveries to ask for
 	bytes    int  // of envelopes, at most
 	full     bool // every isolate has a job
+	gather   bool // sleep, but not for long
 }
 
 // prepare gathers what is to be sent and decides whether to exchange or to
@@ -133,6 +137,10 @@ func (f *fetcher) prepare(now time.Duration) plan {
 	default:
 		p.exchange = f.hungry && p.room > 0
 	}
+	l.low = 0
+	if p.exchange && f.mayGather(now) {
+		p.exchange, p.gather, l.low = false, true, f.low
+	}
 	l.sleeping = !p.exchange
 	return p
 }
@@ -146,7 +154,7 @@ func (f *fetcher) room(now time.Duration) int {
 	}
 	ahead := 0
 	switch {
-	case l.starts == f.full: // what was fetched ahead went back, and nothing has started since
+	case l.starts == f.returned: // what was fetched ahead went back, and nothing has started since
 	case l.bytes >= prefetchBytes:
 	case f.r.cfg.Prefetch > 0:
 		ahead = l.wanted * (f.r.cfg.Prefetch - 1)
@@ -154,6 +162,36 @@ func (f *fetcher) room(now time.Duration) int {
 		ahead = f.pace.ahead()
 	}
 	return max(0, l.isolates-l.executing-l.readyCount()+ahead)
+}
+
+// gatherMost bounds how long outcomes gather.
+const gatherMost = 5 * time.Millisecond
+
+// mayGather says whether there is a better moment than this for an exchange.
+// When a large batch has just come in, the first outcomes are there at once,
+// and to settle these few would cost as much as to settle many. So they gather
+// until half of the batch is worked off, but no longer than the last exchange
+// took: that long they would have waited anyway, had they come a moment
+// earlier. It is called under line.mu.
+func (f *fetcher) mayGather(now time.Duration) bool {
+	l := &f.r.line
+	return now < f.holdUntil && l.readyCount() > f.low && l.mode == 0 && l.alone == nil &&
+		f.failures == 0 && len(f.live) == 0 && !f.news
+}
+
+// gatherFrom is how many deliveries must be ready for outcomes to gather.
+const gatherFrom = 16
+
+// gather starts the time in which outcomes gather, after an exchange that took
+// that long.
+func (f *fetcher) gather(took time.Duration) {
+	l := &f.r.line
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	f.holdUntil = 0
+	if n := l.readyCount(); n >= gatherFrom {
+		f.low, f.holdUntil = n/2, f.r.now()+min(took, gatherMost)
+	}
 }
 
 // exchange is one round trip and what comes of it.
@@ -172,8 +210,9 @@ func (f *fetcher) exchange(p plan) error {
 	ctx, cancel := context.WithTimeout(f.r.calling, f.r.callTimeout())
 	began := time.Now()
 	batch, err := f.consumer.Exchange(ctx, f.done, f.renewals, want)
+	took := time.Since(began)
 	cancel()
-	f.r.roundtrip("exchange", began, err)
+	f.r.roundtrip("exchange", took, err)
 	clear(f.done) // lets go of results
 	if err == nil && (len(batch.Settled) != len(f.done) || len(batch.Renewed) != len(f.renewals)) {
 		err = errContract
@@ -187,6 +226,7 @@ func (f *fetcher) exchange(p plan) error {
 	f.renew(batch.Renewed, at)
 	f.receive(batch.Deliveries, at)
 	f.revoke(batch.Revoked)
+	f.gather(took)
 
 	f.news = false
 	f.hungry = batch.More || p.room > 0 && len(batch.Deliveries) >= p.room
@@ -196,7 +236,7 @@ func (f *fetcher) exchange(p plan) error {
 	}
 	f.lookAt = f.r.now() + next
 	if p.room > 0 || p.full {
-		f.r.heard.Store(int64(at))
+		f.r.heard.Store(int64(at) + 1) // never 0
 	}
 	return nil
 }
@@ -217,9 +257,11 @@ func (f *fetcher) failed(err error) error {
 			f.consumer = c
 		}
 	}
+	f.r.line.mu.Lock()
 	for _, j := range f.pending {
 		j.uncertain = true
 	}
+	f.r.line.mu.Unlock()
 	f.live = f.live[:0]
 	f.failures++
 	now := f.r.now()
@@ -240,11 +282,14 @@ func (f *fetcher) succeeded() {
 
 // sleep waits for an outcome, a call from the broker, or the next moment at
 // which something is due.
-func (f *fetcher) sleep(now time.Duration, room int) {
-	until := f.scanAt
-	if f.failures > 0 {
+func (f *fetcher) sleep(now time.Duration, p plan) {
+	until, room := f.scanAt, p.room
+	switch {
+	case f.failures > 0:
 		until = min(until, f.retryAt)
-	} else {
+	case p.gather:
+		until = min(until, f.holdUntil)
+	default:
 		if !f.waiter.busy && (room > 0 || now >= f.newsAt) {
 			f.waiter.ask(now, max(f.lookAt-now, lookLeast))
 		}

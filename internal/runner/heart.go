@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -47,6 +48,7 @@ func (r *Runner) Snapshot() store.Heartbeat {
 			h.Running = append(h.Running, store.RunningJob{ID: e.ID, Name: e.Name, Since: j.Started.Round(0).UTC()})
 		}
 	}
+	slices.SortFunc(h.Running, func(a, b store.RunningJob) int { return a.Since.Compare(b.Since) })
 	return h
 }
 
@@ -67,7 +69,7 @@ func (r *Runner) heart(ctx context.Context, end <-chan struct{}) {
 	defer beat.Stop()
 	look := time.NewTicker(time.Second)
 	defer look.Stop()
-	if r.cfg.Heartbeats == nil && !r.timed {
+	if !r.timed {
 		look.Stop()
 	}
 	var stored time.Time

@@ -113,6 +113,9 @@ func (r *Runner) begin(j *Job, cancel context.CancelCauseFunc, now time.Time) bo
 	if j.state != starting {
 		return false
 	}
+	if r.since(now) >= j.leaseEnd {
+		j.stop(ErrLeaseLost) // the process slept: another worker may have it
+	}
 	expired := j.Delivery.Envelope.Expired(now)
 	if j.stopped == nil && !expired {
 		j.state, j.Started, j.cancel = running, now, cancel

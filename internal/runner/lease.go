@@ -78,7 +78,7 @@ func (f *fetcher) giveBack(now time.Duration, match func(*Job) bool) {
 		j.outcome = f.r.outcome(j, release, at)
 		f.pending = append(f.pending, j)
 	}
-	f.full = l.starts
+	f.returned = l.starts
 }
 
 // settle takes the broker's answers to what was pending.

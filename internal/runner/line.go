@@ -41,6 +41,7 @@ type line struct {
 	// it sends when sleeping is set.
 	kick     chan struct{}
 	sleeping bool
+	low      int  // while more ready jobs than this are left, outcomes may gather
 	scanNow  bool // a lease is to be renewed at once
 	marked   bool // a job has progress or an extension to send
 
@@ -137,7 +138,9 @@ func (l *line) finish(j *Job) {
 	}
 	j.state = ended
 	l.ended = append(l.ended, j)
-	l.wakeFetcher()
+	if l.low == 0 || l.readyCount() <= l.low {
+		l.wakeFetcher()
+	}
 }
 
 // swap hands in the job that an isolate is through with, nil at first, and
@@ -190,7 +193,9 @@ func (l *line) through(iso *isolate, j *Job) {
 		close(l.quiet)
 		l.quiet = nil
 	}
-	l.wakeFetcher()
+	if j.state == gone || l.mode != 0 { // there is no outcome to wake it
+		l.wakeFetcher()
+	}
 }
 
 // leave gives up an isolate whose handler does not return. It is called under

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/stemjobs/stem/broker"
@@ -177,6 +178,9 @@ func (r *Runner) logOutcome(j *Job, o *task.Outcome) {
 	attrs = append(attrs,
 		slog.String("task", j.Delivery.Envelope.Name), slog.String("task_id", j.Delivery.Envelope.ID),
 		slog.String("queue", j.Delivery.Queue), slog.Int("attempt", j.Delivery.Attempt), slog.String("state", string(o.State)))
+	if id := traceID(j.Delivery.Envelope.Headers["traceparent"]); id != "" {
+		attrs = append(attrs, slog.String("trace_id", id))
+	}
 	if !o.StartedAt.IsZero() {
 		attrs = append(attrs, slog.Duration("duration", o.EndedAt.Sub(o.StartedAt)))
 	}
@@ -190,6 +194,15 @@ func (r *Runner) logOutcome(j *Job, o *task.Outcome) {
 		attrs = append(attrs, slog.Time("not_before", o.NotBefore))
 	}
 	r.log.LogAttrs(ctx, level, outcomeMessage(o), attrs...)
+}
+
+// traceID is the trace of a W3C traceparent header: VERSION-TRACE-SPAN-FLAGS.
+func traceID(parent string) string {
+	parts := strings.Split(parent, "-")
+	if len(parts) < 4 || len(parts[1]) != 32 {
+		return ""
+	}
+	return parts[1]
 }
 
 func outcomeMessage(o *task.Outcome) string {

@@ -341,6 +341,30 @@ func (c *tapped) exchange(ctx context.Context, done []broker.Settlement, live []
 	return b, nil
 }
 
+// slowBroker's exchanges take their time.
+type slowBroker struct {
+	*tap
+	took time.Duration
+}
+
+func (b *slowBroker) Open(ctx context.Context, s broker.Subscription) (broker.Consumer, error) {
+	c, err := b.tap.Open(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return &slowConsumer{Consumer: c, took: b.took}, nil
+}
+
+type slowConsumer struct {
+	broker.Consumer
+	took time.Duration
+}
+
+func (c *slowConsumer) Exchange(ctx context.Context, done []broker.Settlement, live []broker.Renewal, want broker.Want) (broker.Batch, error) {
+	time.Sleep(c.took)
+	return c.Consumer.Exchange(ctx, done, live, want)
+}
+
 // times returns a fail function that fails n times.
 func times(n int, err error) func() error {
 	return func() error {

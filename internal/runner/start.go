@@ -105,7 +105,7 @@ func (r *Runner) starts(ctx context.Context, calls []*startCall) error {
 	defer cancel()
 	began := time.Now()
 	errs, err := r.cfg.Broker.Renew(ctx, batch)
-	r.roundtrip("renew", began, err)
+	r.roundtrip("renew", time.Since(began), err)
 	if err == nil && len(errs) != len(calls) {
 		err = errContract
 	}
