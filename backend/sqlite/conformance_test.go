@@ -18,23 +18,9 @@ import (
 // again.
 type files struct{ byRole sync.Map }
 
-func (f *files) open(t testing.TB, path string) *sqlite.DB {
-	t.Helper()
-	db, err := sqlite.Open(t.Context(), sqlite.Config{Path: path})
-	if err != nil {
-		t.Fatalf("open %s: %v", path, err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Errorf("close %s: %v", path, err)
-		}
-	})
-	return db
-}
-
 func (f *files) broker(t testing.TB, path string) brokertest.Backend {
 	t.Helper()
-	db := f.open(t, path)
+	db := open(t, sqlite.Config{Path: path})
 	b := brokertest.Backend{Broker: db.Broker(), Results: db.Results()}
 	f.byRole.Store(b.Broker, path)
 	return b
@@ -42,7 +28,7 @@ func (f *files) broker(t testing.TB, path string) brokertest.Backend {
 
 func (f *files) results(t testing.TB, path string) storetest.Backend {
 	t.Helper()
-	db := f.open(t, path)
+	db := open(t, sqlite.Config{Path: path})
 	r := db.Results()
 	f.byRole.Store(r, path)
 	return storetest.Backend{

@@ -334,6 +334,9 @@ func (t *tx) giveBack(receipt broker.Receipt) error {
 	if r.has(flagRevoked) {
 		return t.cancelRevoked(&r)
 	}
-	r.flags &^= flagLapsed
+	if r.phase == phaseOf(task.Running) { // of a run whose lease ended
+		r.phase = phaseOf(task.Queued)
+	}
+	t.touched(r.id)
 	return t.move(&r, ready, t.now)
 }

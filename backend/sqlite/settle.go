@@ -181,8 +181,10 @@ func (t *tx) noteOutcome(r *row, o *task.Outcome) error {
 	if err != nil {
 		return err
 	}
-	if n.worker, err = t.workerID(o.Worker); err != nil {
-		return err
+	if o.Worker != "" {
+		if n.worker, err = t.workerID(o.Worker); err != nil {
+			return err
+		}
 	}
 	if !o.StartedAt.IsZero() {
 		n.started = micros(o.StartedAt)

@@ -72,9 +72,6 @@ func (t *tx) queueID(name string) (int64, error) {
 
 // workerID returns the number of a worker, which is added if need be.
 func (t *tx) workerID(name string) (id int64, err error) {
-	if name == "" {
-		return 0, nil
-	}
 	if id, ok := t.staff[name]; ok {
 		return id, nil
 	}
