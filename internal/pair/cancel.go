@@ -166,7 +166,7 @@ func (j *Joined) cancel(ctx context.Context, gone []cancelled) ([]broker.RevokeS
 			}
 		}
 	}
-	return came, j.deliver(ctx, ended, now)
+	return came, j.leftover(ctx, ended, now)
 }
 
 // record is the outcome of a cancelled task with that status. One that has no
@@ -185,9 +185,9 @@ func (c *cancelled) record(s *task.Status, now time.Time) store.Record {
 	return r
 }
 
-// deliver enqueues what the outboxes of ended tasks ask for, which the broker
-// gave up before their settlements reached it.
-func (j *Joined) deliver(ctx context.Context, ended []*task.Status, now time.Time) error {
+// leftover delivers the outboxes of ended tasks which the broker gave up before
+// their settlements reached it.
+func (j *Joined) leftover(ctx context.Context, ended []*task.Status, now time.Time) error {
 	updates := make([]store.Update, len(ended))
 	for i, s := range ended {
 		updates[i] = store.Update{
@@ -199,12 +199,11 @@ func (j *Joined) deliver(ctx context.Context, ended []*task.Status, now time.Tim
 	if err != nil {
 		return err
 	}
-	var l late
+	var boxes []outbox
 	for i, a := range answers {
-		if r := a.Stored; r != nil && len(r.Followups)+len(r.Release) > 0 && j.publishAll(ctx, updates[i].Key, r.Followups) {
-			l.clears = append(l.clears, updates[i].Key)
+		if r := a.Stored; r != nil && len(r.Followups)+len(r.Release) > 0 {
+			boxes = append(boxes, outbox{updates[i].Key, r.Followups})
 		}
 	}
-	j.write(ctx, l)
-	return nil
+	return j.deliver(ctx, boxes)
 }

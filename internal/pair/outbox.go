@@ -2,7 +2,6 @@ package pair
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/stemjobs/stem/broker"
@@ -102,98 +101,113 @@ func (j *Joined) prune(ctx context.Context, items []*item) error {
 // in the outbox is brought to its end here. Each follow-up is stored once, by
 // its id.
 func (j *Joined) leftBehind(ctx context.Context, lost []*item) {
-	var unowned []*item
-	for i, owned := range j.holds(ctx, lost) {
-		if !owned && lost[i].Outcome.State.Terminal() {
-			unowned = append(unowned, lost[i])
-		}
+	if len(lost) == 0 || j.owner == nil {
+		return // the start of a newer lease, or a reconciler, finds them
 	}
-	if len(unowned) == 0 {
-		return
-	}
-	var l late
-	for _, it := range unowned {
-		if j.publishAll(ctx, it.key, it.Followups) {
-			l.clears = append(l.clears, it.key)
-		}
-	}
-	j.write(ctx, l)
-}
-
-// holds asks the broker which of the items' tasks it still owns. When it cannot
-// say, it is taken to own them all: they are then left as they are.
-func (j *Joined) holds(ctx context.Context, items []*item) []bool {
-	owned := make([]bool, len(items))
-	for i := range owned {
-		owned[i] = true
-	}
-	if j.owner == nil || len(items) == 0 {
-		return owned
-	}
-	ids := make([]string, len(items))
-	for i, it := range items {
+	ids := make([]string, len(lost))
+	for i, it := range lost {
 		ids[i] = it.key.ID
 	}
 	ctx, cancel := after(ctx)
 	defer cancel()
-	held, err := j.owner.Holds(ctx, ids...)
-	if err != nil || len(held) != len(ids) {
-		j.log.Warn("cannot tell whether tasks are owned; a reconciler will", "tasks", len(ids), "error", err)
-		return owned
+	owned, err := j.holds(ctx, ids)
+	if err == nil {
+		var boxes []outbox
+		for i, it := range lost {
+			if !owned[i] && it.Outcome.State.Terminal() {
+				boxes = append(boxes, outbox{it.key, it.Followups})
+			}
+		}
+		err = j.deliver(ctx, boxes)
 	}
-	return held
+	if err != nil {
+		j.log.Warn("what stored outcomes ask for is not enqueued yet; a reconciler will", "outcomes", len(lost), "error", err)
+	}
 }
 
-// publishAll stores the follow-ups of an outcome apart from its settlement, and
-// says whether nothing is left to do for them.
-func (j *Joined) publishAll(ctx context.Context, k store.Key, followups []broker.Publication) bool {
-	if len(followups) == 0 {
-		return true
+// holds asks the broker which tasks it still owns.
+func (j *Joined) holds(ctx context.Context, ids []string) ([]bool, error) {
+	held, err := j.owner.Holds(ctx, ids...)
+	if err != nil {
+		return nil, fmt.Errorf("ask who owns %d tasks: %w", len(ids), err)
 	}
-	ctx, cancel := after(ctx)
-	defer cancel()
+	if len(held) != len(ids) {
+		return nil, errContract
+	}
+	return held, nil
+}
+
+// outbox is what an outcome asks for that is stored.
+type outbox struct {
+	key       store.Key
+	followups []broker.Publication
+}
+
+// deliver stores the follow-ups of outcomes apart from their settlements, and
+// clears the outboxes.
+func (j *Joined) deliver(ctx context.Context, boxes []outbox) error {
+	var all []broker.Publication
+	var l late
+	for _, b := range boxes {
+		all = append(all, b.followups...)
+		l.clears = append(l.clears, b.key)
+	}
+	if err := j.publishAll(ctx, all); err != nil {
+		return err
+	}
+	j.write(ctx, l)
+	return nil
+}
+
+// publishAll stores follow-ups whose outcome is stored. One that the broker
+// refuses is lost, and logged.
+func (j *Joined) publishAll(ctx context.Context, followups []broker.Publication) error {
+	if len(followups) == 0 {
+		return nil
+	}
 	outcomes, err := j.Publish(ctx, followups)
 	if err != nil {
-		j.log.Warn("cannot enqueue what a stored outcome asks for; a reconciler will", "task_id", k.ID, "error", err)
-		return false
+		return fmt.Errorf("enqueue %d follow-ups: %w", len(followups), err)
 	}
 	for i, o := range outcomes {
 		if o.State == broker.Refused || o.State == broker.Full {
+			e := followups[i].Envelope
 			j.log.Error("a follow-up cannot be stored, though the outcome that asks for it is",
-				"task_id", k.ID, "followup", followups[i].Envelope.ID, "error", o.Err)
+				"task", e.Name, "task_id", e.ID, "queue", e.Queue, "error", o.Err)
 		}
 	}
-	return true
+	return nil
 }
 
 // piecemeal settles outcomes which are stored and whose follow-ups the broker
 // refuses: each follow-up is enqueued by itself, so that one bad one does not
-// keep the task, and its neighbours, for ever.
+// keep the task, and its neighbours, for ever. Items that fail keep the error
+// that they have, and are repeated.
 func (j *Joined) piecemeal(ctx context.Context, refused []*item) {
-	var again []item
-	var of []*item
-	for _, it := range refused {
-		if j.publishAll(ctx, it.key, it.Followups) {
-			plain := *it
-			plain.err, plain.Followups = nil, nil
-			again, of = append(again, plain), append(of, it)
-		}
-	}
-	if len(again) == 0 {
+	if len(refused) == 0 {
 		return
 	}
-	errs, err := j.inner.Settle(ctx, forwarded(again))
-	if err != nil || len(errs) != len(again) {
-		return // the items keep the error that they have, and are repeated
+	var followups []broker.Publication
+	plain := make([]item, len(refused))
+	for i, it := range refused {
+		followups = append(followups, it.Followups...)
+		plain[i] = *it
+		plain[i].err, plain[i].Followups = nil, nil
+	}
+	if err := j.publishAll(ctx, followups); err != nil {
+		return
+	}
+	errs, err := j.inner.Settle(ctx, forwarded(plain))
+	if err != nil || len(errs) != len(plain) {
+		return
 	}
 	var l late
-	for i, it := range of {
-		if it.err = errs[i]; it.err == nil {
+	for i, it := range refused {
+		plain[i].err, it.err = errs[i], errs[i]
+		if it.err == nil {
 			l.clears = append(l.clears, it.key)
 		}
-		if it.err == nil || errors.Is(it.err, broker.ErrLeaseLost) {
-			j.drop([]item{*it})
-		}
 	}
+	j.drop(plain)
 	j.write(ctx, l)
 }
