@@ -2,9 +2,16 @@
 // under leases, and settles them. It speaks bytes; the typed edge is package
 // stem, which hands it everything it needs as a Config.
 //
-// A delivery's way: fetch (one goroutine owns the consumer and exchanges) →
-// execute (one goroutine an isolate) → settle (the outcome goes with the next
-// exchange).
+// A delivery's way: the fetcher, one goroutine that owns the consumer, receives
+// it with an exchange (fetch.go, receive.go) and puts it into the line
+// (line.go), from which whichever isolate is free takes it. The isolate
+// executes it (isolate.go) and leaves an outcome (outcome.go, links.go), which
+// the fetcher sends with its next exchange, together with the renewals that
+// are due (lease.go). What was delivered before is first started by a call of
+// its own (start.go). drain.go is how all of this ends.
+//
+// There is one lock, line.mu, and it is never held during a call to the broker
+// or to a handler. Who waits, waits on a channel or on line.work.
 package runner
 
 import (
@@ -58,8 +65,8 @@ type Queue struct {
 
 // Config is everything a runner needs. Zero values get the defaults named.
 type Config struct {
-	Broker      broker.Broker // joined with its result store
-	Lookup      func(name string) *Task
+	Broker      broker.Broker           // joined with its result store
+	Lookup      func(name string) *Task // nil for a name that is unknown; called by one goroutine
 	ID          string
 	Version     string
 	Queues      []Queue

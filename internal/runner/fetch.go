@@ -105,7 +105,7 @@ type plan struct {
 	exchange bool
 	room     int  // deliveries to ask for
 	bytes    int  // of envelopes, at most
-	full     bool // every isolate has a job
+	full     bool // it cannot take more
 	gather   bool // sleep, but not for long
 }
 
@@ -128,7 +128,7 @@ func (f *fetcher) prepare(now time.Duration) plan {
 	} else if l.marked {
 		f.scanAt = min(f.scanAt, now+scanEvery)
 	}
-	p := plan{room: f.room(now), bytes: max(1, prefetchBytes-l.bytes), full: l.executing >= l.isolates}
+	p := plan{room: f.room(now), bytes: max(1, prefetchBytes-l.bytes), full: l.alone != nil || l.executing >= l.isolates}
 	switch {
 	case f.failures > 0:
 		p.exchange = now >= f.retryAt

@@ -96,12 +96,12 @@ func (r *Runner) execute(j *Job) {
 	j.marks.started.Add(1)
 	stop := r.limit(j)
 	result, err := r.call(j)
-	now = time.Now()
+	now, cause := time.Now(), context.Cause(j.ctx)
 	stop()
 	if err == nil {
 		r.conclude(j, r.success(j, result, now))
 	} else {
-		r.conclude(j, r.outcome(j, j.judge(err, context.Cause(j.ctx)), now))
+		r.conclude(j, r.outcome(j, j.judge(err, cause), now))
 	}
 }
 
@@ -195,11 +195,8 @@ func (r *Runner) conclude(j *Job, o task.Outcome) {
 	if j.state == ended || j.state == gone {
 		return
 	}
-	switch o.State {
-	case task.Succeeded:
-		if j.onSuccess != nil {
-			next = append(next, j.onSuccess...)
-		}
+	if o.State == task.Succeeded {
+		next = append(next, j.onSuccess...)
 		if j.ignoresResult() {
 			o.Result = nil
 		}

@@ -34,7 +34,7 @@ func (f *fetcher) scan(now time.Duration) {
 			// It could not be renewed in time: another worker may have it.
 			j.stop(ErrLeaseLost)
 		}
-		if j.stopped == ErrLeaseLost { //nolint:errorlint // set above, to this very value
+		if errors.Is(j.stopped, ErrLeaseLost) {
 			continue
 		}
 		if v, due := f.liveness(j, now); due {

@@ -63,7 +63,9 @@ func TestMetrics(t *testing.T) {
 		g.publish("two", func(e *task.Envelope) { e.NotBefore = time.Now().Add(time.Second) })
 		g.publish("fail", func(e *task.Envelope) { e.MaxRetries = 1 })
 		g.publish("nobody")
-		g.publish("two", func(e *task.Envelope) { e.NotBefore, e.ExpiresAt = time.Now().Add(time.Second), time.Now().Add(time.Second) })
+		g.publish("two", func(e *task.Envelope) {
+			e.NotBefore, e.ExpiresAt = time.Now().Add(time.Second), time.Now().Add(time.Second)
+		})
 		after(2 * time.Second)
 		if n := m.get("stem.worker.isolates.active{w1}"); n != 1 {
 			t.Errorf("%v isolates active, want 1", n)

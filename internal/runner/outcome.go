@@ -58,9 +58,6 @@ var release = verdict{state: task.Queued, wait: -1}
 // was cancelled, nil if it was not.
 func (j *Job) judge(err, cause error) verdict {
 	var snooze *SnoozeError
-	if errors.As(err, &snooze) {
-		return verdict{state: task.Queued, wait: max(0, snooze.In)}
-	}
 	switch {
 	case errors.Is(cause, ErrRevoked):
 		return verdict{state: task.Cancelled, reason: task.ReasonRevoked}
@@ -68,6 +65,8 @@ func (j *Job) judge(err, cause error) verdict {
 		// The lease could not be renewed in time. If nobody took the task
 		// since, giving it back is quicker than waiting.
 		return release
+	case errors.As(err, &snooze):
+		return verdict{state: task.Queued, wait: max(0, snooze.In)}
 	case errors.Is(cause, ErrShutdown):
 		return j.interrupted(err)
 	}

@@ -213,7 +213,7 @@ func (r *Runner) open() (broker.Consumer, error) {
 	for failures := 1; ; failures++ {
 		select {
 		case <-r.stopping:
-			return nil, nil //nolint:nilnil // documented
+			return nil, nil
 		default:
 		}
 		c, err := r.cfg.Broker.Open(r.calling, sub)
