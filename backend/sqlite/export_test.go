@@ -10,3 +10,16 @@ func Statements(namespace string) (map[string]string, error) { return loadStatem
 
 // SchemaVersion is the newest schema that this program knows.
 func SchemaVersion() int { return len(migrations()) }
+
+// LockFile and UnlockFile are what the writer does with the file beside.
+var (
+	LockFile   = lockFile
+	UnlockFile = unlockFile
+)
+
+// Pending is how many calls wait for the writer.
+func (db *DB) Pending() int {
+	db.writer.mu.Lock()
+	defer db.writer.mu.Unlock()
+	return len(db.writer.queue)
+}
