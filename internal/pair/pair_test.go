@@ -32,7 +32,7 @@ var openers = map[string]opener{
 	"memory": func(testing.TB, string) backend { return memory.New() },
 	"sqlite": func(t testing.TB, dir string) backend {
 		t.Helper()
-		db, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(dir, "stem.db")})
+		db, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(dir, "stem.db"), Synchronous: sqlite.Normal})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -46,7 +46,7 @@ func TestConformance(t *testing.T) {
 		for other, results := range openers {
 			t.Run(name+" and "+other, func(t *testing.T) {
 				t.Parallel() // it mostly waits for leases to end
-				o := brokertest.Options{Parallel: 16}
+				o := brokertest.Options{Parallel: 16, Lease: 500 * time.Millisecond}
 				if name == "memory" && other == "memory" {
 					o.Virtual, o.Slack = true, 2*time.Second
 				}
