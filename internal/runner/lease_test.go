@@ -168,6 +168,33 @@ func TestLeaseLostByRenewal(t *testing.T) {
 	})
 }
 
+// A delivery that arrives, or is taken, after its lease has ended is not
+// executed: another worker may have it.
+func TestLeaseThatEndedBeforeTheStart(t *testing.T) {
+	inBubble(t, func(t *testing.T, g *rig) {
+		g.cfg.Lease = time.Second
+		slow := &slowBroker{tap: g.broker}
+		slow.took.set(3 * time.Second)
+		g.cfg.Broker = slow
+		var runs box[int]
+		g.handle("t", func(context.Context, *runner.Job) (json.RawMessage, error) {
+			runs.update(func(n int) int { return n + 1 })
+			return nil, nil
+		})
+		id := g.publish("t")
+		g.start()
+		after(20 * time.Second)
+		if runs.get() != 0 {
+			t.Errorf("%d runs without a lease", runs.get())
+		}
+		slow.took.set(0)
+		after(5 * time.Second)
+		if s := g.want(id, task.Succeeded); s.Attempt != 1 || runs.get() != 1 {
+			t.Errorf("attempt %d after %d runs", s.Attempt, runs.get())
+		}
+	})
+}
+
 func TestProgressHeartbeatAndExtension(t *testing.T) {
 	inBubble(t, func(t *testing.T, g *rig) {
 		g.cfg.Lease = 10 * time.Second

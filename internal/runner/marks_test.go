@@ -134,7 +134,8 @@ func TestMetricLabelsAreBounded(t *testing.T) {
 func TestGatheringIsShort(t *testing.T) {
 	inBubble(t, func(t *testing.T, g *rig) {
 		g.cfg.Concurrency, g.cfg.Prefetch = 1, 100
-		slow := &slowBroker{tap: g.broker, took: 2 * time.Millisecond}
+		slow := &slowBroker{tap: g.broker}
+		slow.took.set(2 * time.Millisecond)
 		g.cfg.Broker = slow
 		g.noop("short")
 		g.sleeper("long", 500*time.Millisecond)

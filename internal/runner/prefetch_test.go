@@ -198,7 +198,13 @@ func TestRevocation(t *testing.T) {
 			<-ctx.Done()
 			return json.RawMessage(`"done anyway"`), nil
 		})
+		g.handle("snoozes", func(ctx context.Context, j *runner.Job) (json.RawMessage, error) {
+			<-ctx.Done()
+			return nil, &runner.SnoozeError{In: time.Minute}
+		})
+		g.cfg.Concurrency = 4
 		g.start()
+		snoozes := g.publish("snoozes")
 		stopped, finished, left := g.publish("polite"), g.publish("finishes"), g.publish("polite")
 		settle()
 		waiting := g.publish("polite")
@@ -209,7 +215,7 @@ func TestRevocation(t *testing.T) {
 		}
 		answers, err := revoker.Revoke(context.Background(), []broker.Revocation{
 			{ID: stopped, Terminate: true, Keep: time.Hour}, {ID: finished, Terminate: true, Keep: time.Hour},
-			{ID: left, Keep: time.Hour}, {ID: waiting, Keep: time.Hour},
+			{ID: left, Keep: time.Hour}, {ID: waiting, Keep: time.Hour}, {ID: snoozes, Terminate: true, Keep: time.Hour},
 		})
 		if err != nil {
 			t.Fatalf("revoke: %v", err)
@@ -223,6 +229,7 @@ func TestRevocation(t *testing.T) {
 		if s := g.want(stopped, task.Cancelled); s.Reason != task.ReasonRevoked {
 			t.Errorf("reason %q", s.Reason)
 		}
+		g.want(snoozes, task.Cancelled) // a revocation beats a snooze
 		if s := g.want(finished, task.Succeeded); string(s.Result) != `"done anyway"` {
 			t.Errorf("result %s", s.Result)
 		}

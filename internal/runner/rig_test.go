@@ -341,10 +341,10 @@ func (c *tapped) exchange(ctx context.Context, done []broker.Settlement, live []
 	return b, nil
 }
 
-// slowBroker's exchanges take their time.
+// slowBroker's replies take their time.
 type slowBroker struct {
 	*tap
-	took time.Duration
+	took box[time.Duration]
 }
 
 func (b *slowBroker) Open(ctx context.Context, s broker.Subscription) (broker.Consumer, error) {
@@ -352,17 +352,18 @@ func (b *slowBroker) Open(ctx context.Context, s broker.Subscription) (broker.Co
 	if err != nil {
 		return nil, err
 	}
-	return &slowConsumer{Consumer: c, took: b.took}, nil
+	return &slowConsumer{Consumer: c, took: &b.took}, nil
 }
 
 type slowConsumer struct {
 	broker.Consumer
-	took time.Duration
+	took *box[time.Duration]
 }
 
 func (c *slowConsumer) Exchange(ctx context.Context, done []broker.Settlement, live []broker.Renewal, want broker.Want) (broker.Batch, error) {
-	time.Sleep(c.took)
-	return c.Consumer.Exchange(ctx, done, live, want)
+	b, err := c.Consumer.Exchange(ctx, done, live, want)
+	time.Sleep(c.took.get())
+	return b, err
 }
 
 // times returns a fail function that fails n times.
