@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -29,6 +30,7 @@ type consumer struct {
 
 	mu      sync.Mutex
 	held    map[int64]*holding // by place in line
+	pruneAt int                // how many held make it ask which of them still are
 	waiting bool
 	hungry  bool // its last exchange had room for more
 	ended   bool
@@ -51,7 +53,7 @@ func (b *fileBroker) Open(ctx context.Context, s broker.Subscription) (broker.Co
 	s.Queues = slices.Clone(s.Queues)
 	c := &consumer{
 		b: b, db: b.db, sub: s, token: make(chan struct{}, 1), closed: make(chan struct{}),
-		held: make(map[int64]*holding), hungry: true,
+		held: make(map[int64]*holding), hungry: true, pruneAt: 4096,
 	}
 	if err := b.db.hub.open(c); err != nil {
 		return nil, fmt.Errorf("open consumer: %w", err)
@@ -97,7 +99,9 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 	c.setHungry(len(x.taken) < want.Count)
 	batch := broker.Batch{Settled: x.settled, Renewed: x.renewed, Next: x.next, More: x.more}
 	batch.Deliveries = deliveries(x.taken)
-	c.remember(done, batch.Deliveries, x.taken)
+	if c.remember(done, batch.Deliveries, x.taken) {
+		c.prune(ctx)
+	}
 	if x.more && len(x.taken) > 0 {
 		c.db.hub.callOneMore(c)
 	}
@@ -150,14 +154,46 @@ func deliveries(list []taken) []broker.Delivery {
 	return out
 }
 
-// remember notes what the consumer holds now.
-func (c *consumer) remember(done []broker.Settlement, got []broker.Delivery, list []taken) {
+// remember notes what the consumer holds now, and reports whether it is time
+// to prune.
+func (c *consumer) remember(done []broker.Settlement, got []broker.Delivery, list []taken) bool {
 	c.forget(done)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range got {
 		c.held[list[i].seq] = &holding{receipt: got[i].Receipt}
 	}
+	return len(c.held) >= c.pruneAt
+}
+
+// prune forgets what other processes settled, or took over.
+func (c *consumer) prune(ctx context.Context) {
+	c.mu.Lock()
+	all := maps.Clone(c.held)
+	c.mu.Unlock()
+	err := c.db.read(ctx, func(conn *conn) error {
+		for seq, h := range all {
+			var r row
+			found, err := conn.one("by-seq", func(s *sqlite3.Stmt) { scanRow(s, &r) }, seq)
+			if err != nil {
+				return err
+			}
+			if found && r.held(h.receipt.Epoch) {
+				delete(all, seq)
+			}
+		}
+		return nil
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err == nil {
+		for seq, h := range all {
+			if c.held[seq] == h {
+				delete(c.held, seq)
+			}
+		}
+	}
+	c.pruneAt = max(4096, 2*len(c.held))
 }
 
 // forget drops what was settled, by whomever.

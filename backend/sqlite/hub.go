@@ -16,12 +16,13 @@ type hub struct {
 	mu        sync.Mutex
 	consumers map[*consumer]struct{}
 	watches   map[uint32]map[chan struct{}]struct{} // by the hash of the task's id
-	watching  *socket                               // hears of changes by other processes
+	watching  *socket                               // hears of changes by other processes; kept a little longer than needed
+	unwatched bool                                  // nobody watched when it was last looked at
 }
 
 func newHub(db *DB) *hub {
 	h := &hub{db: db, consumers: make(map[*consumer]struct{}), watches: make(map[uint32]map[chan struct{}]struct{})}
-	h.dir = newWakeDir(db, h.stir)
+	h.dir = newWakeDir(db, h.polled)
 	return h
 }
 
@@ -186,11 +187,40 @@ func (h *hub) stir() {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	h.stirWatches()
+}
+
+func (h *hub) stirWatches() {
 	for _, set := range h.watches {
 		for ch := range set {
 			signal(ch)
 		}
 	}
+}
+
+// polled is called with each look at the file: whether it changed, and whether
+// consumers have nothing else to be woken by. The socket for changes is closed
+// when nobody has watched from one look to the next.
+func (h *hub) polled(changed, consumers bool) {
+	if changed && consumers {
+		h.stir()
+	}
+	h.idleSocket(changed).close()
+}
+
+// idleSocket tells those who watch of a change, and returns the socket to
+// close, if it is time.
+func (h *hub) idleSocket(changed bool) (idle *socket) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if changed {
+		h.stirWatches()
+	}
+	if len(h.watches) == 0 && h.unwatched {
+		idle, h.watching = h.watching, nil
+	}
+	h.unwatched = len(h.watches) == 0
+	return idle
 }
 
 // tell signals those who watch one of the tasks.
@@ -235,7 +265,8 @@ func (h *hub) watch(id string) (<-chan struct{}, func()) {
 		h.watches[key] = make(map[chan struct{}]struct{})
 	}
 	h.watches[key][ch] = struct{}{}
-	if h.watching == nil {
+	h.unwatched = false
+	if h.watching == nil && !h.db.isClosed() {
 		h.watching = h.dir.listenChanges(h.hear)
 	}
 	var once sync.Once
@@ -244,16 +275,11 @@ func (h *hub) watch(id string) (<-chan struct{}, func()) {
 
 func (h *hub) unwatch(key uint32, ch chan struct{}) {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	delete(h.watches[key], ch)
-	var last *socket
 	if len(h.watches[key]) == 0 {
 		delete(h.watches, key)
 	}
-	if len(h.watches) == 0 {
-		last, h.watching = h.watching, nil
-	}
-	h.mu.Unlock()
-	last.close()
 }
 
 func (h *hub) close() error {

@@ -27,24 +27,35 @@ import (
 //
 // Who made work ready renames one fitting ID.idle to ID.busy, which only one
 // can do, and sends it a datagram: so one consumer is woken, and not all.
-// Datagrams carry no tasks. One that is lost costs a second at most, since
-// consumers look about once a second anyway.
+// Datagrams carry no tasks. One that is lost costs a second at most: consumers
+// look about once a second anyway, and for those who watch poll does.
 type wakeDir struct {
 	db   *DB
 	path string // empty: there are no sockets here, see poll
-	stir func() // has everybody in this process look again
+	// polled is told of each look of pollLoop: whether the file changed, and
+	// whether consumers depend on it.
+	polled func(changed, consumers bool)
 
 	mu       sync.Mutex
 	own      map[string]bool     // ids of this process's sockets
 	queues   map[string][]string // subscriptions of others, by id
-	sender   *net.UnixConn
+	sender   *sender
 	changed  time.Time // of the directory, when watchers was read
 	watchers []string
 
-	polls   atomic.Int64 // how many wait for poll
+	polls   atomic.Int64 // how many have no socket to be woken by
 	polling sync.Once
-	ended   chan struct{} // closed when poll has ended; nil without it
+	ended   chan struct{} // closed when the polling has ended; nil without it
 }
+
+// delivery is what became of a datagram.
+type delivery int
+
+const (
+	sent delivery = iota
+	full          // the receiver has many to read yet
+	gone          // there is no receiver
+)
 
 // socketPath is the longest path that a socket may have on every system.
 const socketPath = 103
@@ -52,8 +63,8 @@ const socketPath = 103
 // socketName is the longest name of a socket in the directory.
 const socketName = len("/0123456789abcdef.watch")
 
-func newWakeDir(db *DB, stir func()) *wakeDir {
-	d := &wakeDir{db: db, stir: stir, own: make(map[string]bool), queues: make(map[string][]string)}
+func newWakeDir(db *DB, polled func(changed, consumers bool)) *wakeDir {
+	d := &wakeDir{db: db, polled: polled, own: make(map[string]bool), queues: make(map[string][]string)}
 	path := db.path + "-wake"
 	if len(path)+socketName > socketPath {
 		sum := sha256.Sum256([]byte(db.path))
@@ -62,7 +73,7 @@ func newWakeDir(db *DB, stir func()) *wakeDir {
 	if len(path)+socketName > socketPath || !datagrams {
 		return d
 	}
-	sender, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram"})
+	sender, err := newSender()
 	if err != nil {
 		db.log.Warn("no socket to wake other processes with", "error", err)
 		return d
@@ -88,7 +99,11 @@ func (d *wakeDir) listen(queues []string, receive func([]byte)) *socket {
 }
 
 // listenChanges adds a socket that hears of changed tasks.
-func (d *wakeDir) listenChanges(receive func([]byte)) *socket { return d.add(".watch", nil, receive) }
+func (d *wakeDir) listenChanges(receive func([]byte)) *socket {
+	s := d.add(".watch", nil, receive)
+	d.poll()
+	return s
+}
 
 func (d *wakeDir) add(suffix string, queues []string, receive func([]byte)) *socket {
 	s, err := d.bind(suffix, queues)
@@ -96,6 +111,7 @@ func (d *wakeDir) add(suffix string, queues []string, receive func([]byte)) *soc
 		d.db.log.Warn("no socket for other processes to wake this one; it looks every 50 ms", "error", err)
 	}
 	if s == nil {
+		d.polls.Add(1)
 		d.poll()
 		return &socket{dir: d, polls: true}
 	}
@@ -234,19 +250,14 @@ func (d *wakeDir) callAll() {
 	}
 }
 
-// send reports whether the datagram reached a socket. One whose owner is dead
-// is removed.
+// send reports whether somebody is there to read the message. A full receiver
+// counts as one: it has been woken more than once already. What dead owners
+// left is removed.
 func (d *wakeDir) send(id, path string, message []byte) bool {
-	if err := d.sender.SetWriteDeadline(time.Now().Add(5 * time.Millisecond)); err != nil {
-		return false
+	if d.sender.send(path, message) != gone {
+		return true
 	}
-	_, err := d.sender.WriteToUnix(message, &net.UnixAddr{Name: path, Net: "unixgram"})
-	if err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
-		return true // a full socket has more than one call already
-	}
-	if isRefused(err) {
-		(&socket{dir: d, id: id}).unlink()
-	}
+	(&socket{dir: d, id: id}).unlink()
 	return false
 }
 
@@ -363,12 +374,15 @@ func (d *wakeDir) removeOld(e entry) {
 	}
 }
 
-// pollPause is between two looks where there are no sockets.
-const pollPause = 50 * time.Millisecond
+// How often the file is looked at: where there are no sockets, and where there
+// are, in case a datagram was lost.
+const (
+	pollPause = 50 * time.Millisecond
+	restPause = time.Second
+)
 
-// poll starts, once, the looks at the file that stand in for sockets.
+// poll starts, once, the looks at the file.
 func (d *wakeDir) poll() {
-	d.polls.Add(1)
 	d.polling.Do(func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -384,9 +398,9 @@ func (d *wakeDir) pollLoop() {
 		d.db.log.Error("cannot look for what other processes do", "error", err)
 		return
 	}
-	ticker := time.NewTicker(pollPause)
-	defer ticker.Stop()
 	last := int64(-1)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		select {
 		case <-d.db.closed:
@@ -394,17 +408,21 @@ func (d *wakeDir) pollLoop() {
 				d.db.log.Warn("close a connection", "error", err)
 			}
 			return
-		case <-ticker.C:
-		}
-		if d.polls.Load() == 0 {
-			continue
+		case <-timer.C:
 		}
 		// The version changes with each commit of another connection.
 		version, err := c.pragma("data_version")
-		if err == nil && version != last {
-			last = version
-			d.stir()
+		if err != nil {
+			d.db.log.Warn("look for what other processes do", "error", err)
 		}
+		alone, changed := d.polls.Load() > 0, version != last
+		last = version
+		d.polled(changed, alone)
+		pause := restPause
+		if alone {
+			pause = pollPause
+		}
+		timer.Reset(pause)
 	}
 }
 
@@ -420,5 +438,5 @@ func (d *wakeDir) close() error {
 		return nil
 	}
 	_ = os.Remove(d.path) // others may still be in it
-	return d.sender.Close()
+	return d.sender.close()
 }

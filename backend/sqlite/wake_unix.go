@@ -4,6 +4,7 @@ package sqlite
 
 import (
 	"errors"
+	"fmt"
 
 	"golang.org/x/sys/unix"
 )
@@ -11,7 +12,34 @@ import (
 // datagrams says whether this system has datagram sockets with a path.
 const datagrams = true
 
-// isRefused reports whether a socket's owner is gone.
-func isRefused(err error) bool {
-	return errors.Is(err, unix.ECONNREFUSED) || errors.Is(err, unix.ENOENT)
+// sender sends datagrams to sockets by path, and never waits.
+type sender struct{ fd int }
+
+func newSender() (*sender, error) {
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
+	if err != nil {
+		return nil, fmt.Errorf("open a socket: %w", err)
+	}
+	unix.CloseOnExec(fd)
+	return &sender{fd}, nil
 }
+
+// send reports what became of a message: sent, or full (the receiver has many
+// unread), or gone (there is no receiver).
+func (s *sender) send(path string, message []byte) delivery {
+	for {
+		err := unix.Sendto(s.fd, message, unix.MSG_DONTWAIT, &unix.SockaddrUnix{Name: path})
+		switch {
+		case err == nil:
+			return sent
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTSOCK):
+			return gone
+		default:
+			return full
+		}
+	}
+}
+
+func (s *sender) close() error { return unix.Close(s.fd) }

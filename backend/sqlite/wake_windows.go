@@ -1,7 +1,15 @@
 package sqlite
 
+import "errors"
+
 // datagrams says whether this system has datagram sockets with a path.
 const datagrams = false
 
-// isRefused reports whether a socket's owner is gone.
-func isRefused(error) bool { return false }
+// sender would send datagrams, which this system lacks.
+type sender struct{}
+
+func newSender() (*sender, error) { return nil, errors.ErrUnsupported }
+
+func (*sender) send(string, []byte) delivery { return gone }
+
+func (*sender) close() error { return nil }
