@@ -27,6 +27,7 @@ type world struct {
 	ctx     context.Context
 	broker  broker.Broker // as it is, without faults
 	results *faultyResults
+	lease   time.Duration
 
 	ran map[string]int // executions of handlers, by id
 }
@@ -39,9 +40,9 @@ type process struct {
 	c     broker.Consumer
 }
 
-func newWorld(t testing.TB, b broker.Broker, r store.Results) *world {
+func newWorld(ctx context.Context, t testing.TB, b broker.Broker, r store.Results) *world {
 	return &world{
-		TB: t, ctx: t.Context(), broker: b, ran: map[string]int{},
+		TB: t, ctx: ctx, broker: b, lease: lease, ran: map[string]int{},
 		results: &faultyResults{Results: r, f: &fault{}, ended: map[string]int{}},
 	}
 }
@@ -53,7 +54,7 @@ func (w *world) start() *process {
 	w.results.f = f
 	p := &process{world: w, fault: f, join: pair.Join(&faultyBroker{w.broker, f}, w.results, pair.Options{})}
 	var err error
-	if p.c, err = p.join.Open(w.ctx, broker.Subscription{Worker: "w", Queues: []string{"*"}, Lease: lease}); err != nil {
+	if p.c, err = p.join.Open(w.ctx, broker.Subscription{Worker: "w", Queues: []string{"*"}, Lease: w.lease}); err != nil {
 		w.Fatalf("Open: %v", err)
 	}
 	return p
@@ -186,9 +187,9 @@ func (w *world) finish(again ...broker.Publication) {
 		if idle++; idle > 3 {
 			break
 		}
-		time.Sleep(lease)
+		time.Sleep(w.lease)
 	}
-	if _, err := p.join.Reconcile(w.ctx, lease); err != nil {
+	if _, err := p.join.Reconcile(w.ctx, w.lease); err != nil {
 		w.Fatalf("Reconcile: %v", err)
 	}
 	for _, q := range w.queues() {
@@ -270,7 +271,7 @@ func meet(t *testing.T, s scenario, at int, after, stall bool) string {
 	b, r := memory.New(), memory.New()
 	defer b.Close()
 	defer r.Close()
-	w := newWorld(t, b.Broker(), r.Results())
+	w := newWorld(t.Context(), t, b.Broker(), r.Results())
 	p := w.start()
 	if s.before != nil {
 		s.before(p)

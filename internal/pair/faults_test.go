@@ -25,6 +25,7 @@ type fault struct {
 	at    int // from 1; 0: never
 	after bool
 	stall func()
+	die   func() // how it dies; nil: all its calls fail from then on
 
 	mu    sync.Mutex
 	fails map[string]int // how often calls of that name still fail
@@ -56,7 +57,7 @@ func call[T any](f *fault, name string, do func() (T, error)) (T, error) {
 		f.stall()
 	}
 	if dead && !f.after {
-		return none, errCrashed
+		return none, f.end()
 	}
 	if fails {
 		return none, errAway
@@ -66,7 +67,7 @@ func call[T any](f *fault, name string, do func() (T, error)) (T, error) {
 		f.stall()
 	}
 	if dead {
-		return none, errCrashed
+		return none, f.end()
 	}
 	if loses && err == nil {
 		return none, errAway
@@ -77,6 +78,13 @@ func call[T any](f *fault, name string, do func() (T, error)) (T, error) {
 func do(f *fault, name string, do func() error) error {
 	_, err := call(f, name, func() (struct{}, error) { return struct{}{}, do() })
 	return err
+}
+
+func (f *fault) end() error {
+	if f.die != nil {
+		f.die()
+	}
+	return errCrashed
 }
 
 // arm starts counting anew.

@@ -24,7 +24,7 @@ func within(t *testing.T, test func(p *process)) {
 		b, r := memory.New(), memory.New()
 		defer b.Close()
 		defer r.Close()
-		test(newWorld(t, b.Broker(), r.Results()).start())
+		test(newWorld(t.Context(), t, b.Broker(), r.Results()).start())
 	})
 }
 

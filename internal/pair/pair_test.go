@@ -1,6 +1,7 @@
 package pair_test
 
 import (
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -16,7 +17,12 @@ import (
 	"github.com/stemjobs/stem/store"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if dir := os.Getenv(childDir); dir != "" {
+		os.Exit(child(dir))
+	}
+	goleak.VerifyTestMain(m)
+}
 
 // backend is one store of a pair.
 type backend interface {
