@@ -10,17 +10,25 @@ import (
 type plan struct {
 	verb   string // "Purge"
 	count  int
-	things string // "dead letters"
+	thing  string // "dead letter"
 	filter string // which of them
 }
 
 // String is the plan as a sentence without its end.
 func (p plan) String() string {
-	text := fmt.Sprintf("%s %d %s", p.verb, p.count, p.things)
+	text := p.verb + " " + several(p.count, p.thing)
 	if p.filter != "" {
 		text += " (" + p.filter + ")"
 	}
 	return text
+}
+
+// several counts things.
+func several(n int, thing string) string {
+	if n == 1 {
+		return "1 " + thing
+	}
+	return fmt.Sprintf("%d %ss", n, thing)
 }
 
 // confirm returns nil when yes was given, or when a person at a terminal says

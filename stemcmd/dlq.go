@@ -117,9 +117,7 @@ func (s *session) dlqListCommand() *cobra.Command {
 		if _, err := list(s, deadView(), deadPages(ctx, client, filter, f.limit.value, cursor, &next)); err != nil {
 			return err
 		}
-		if next != "" {
-			s.note("there are more: --limit 0 shows all, --cursor %s goes on", next)
-		}
+		s.more(next)
 		return nil
 	})
 	return c

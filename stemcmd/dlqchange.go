@@ -94,7 +94,7 @@ func (s *session) changeDead(ctx context.Context, f *deadFlags, ask *changeFlags
 	if filter.Before.IsZero() {
 		filter.Before = time.Now().Add(time.Millisecond) // what dies again meanwhile is left alone
 	}
-	p := plan{verb: map[string]string{"replay": "Replay", "purge": "Purge"}[action], count: count, things: "dead letters", filter: f.words()}
+	p := plan{verb: map[string]string{"replay": "Replay", "purge": "Purge"}[action], count: count, thing: "dead letter", filter: f.words()}
 	out := change{Action: action, Count: count, DryRun: ask.dryRun, IDs: append([]string{}, ids...)}
 	if ask.dryRun {
 		return s.tell(out, p)

@@ -131,7 +131,7 @@ func unheard(ctx context.Context, b *connect.Backend) ([]finding, error) {
 				n++
 			}
 		}
-		if f.Detail = fmt.Sprintf("%d ready, %d workers", q.Ready, n); n == 0 {
+		if f.Detail = fmt.Sprintf("%d ready, %s", q.Ready, several(n, "worker")); n == 0 {
 			f.OK = false
 			f.Detail = fmt.Sprintf("%d ready, the oldest for %s, and no live worker hears this queue", q.Ready, span(q.Oldest))
 			f.Advice = "start one with worker run --queues " + q.Name

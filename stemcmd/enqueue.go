@@ -89,11 +89,9 @@ code is 6 then.`,
 	flags.BoolVar(&f.stream, "stdin", false, "read JSON lines from standard input")
 	flags.BoolVar(&f.wait, "wait", false, "wait for the end, and print the result")
 	addTasksFlag(flags)
-	c.MarkFlagsMutuallyExclusive("in", "at")
-	c.MarkFlagsMutuallyExclusive("expires-in", "expires-at")
-	c.MarkFlagsMutuallyExclusive("stdin", "wait")
-	c.MarkFlagsMutuallyExclusive("stdin", "id")
-	c.MarkFlagsMutuallyExclusive("stdin", "args")
+	notTogether(c, "in", "at")
+	notTogether(c, "expires-in", "expires-at")
+	notTogether(c, "stdin", "wait", "id", "args")
 	s.completeQueueFlag(c)
 	return c
 }
@@ -223,12 +221,12 @@ func (s *session) enqueueOne(ctx context.Context, f *enqueueFlags, name string) 
 		return err
 	}
 	receipts, err := client.EnqueueMany(ctx, []stem.Item{item})
-	if err != nil && len(receipts) == 0 {
+	if len(receipts) == 0 {
 		return err
 	}
 	r := receipts[0]
-	if err := errors.Join(err, r.Err); err != nil {
-		return enqueueError(&r, errors.Join(r.Err, err))
+	if r.Err != nil {
+		return enqueueError(&r)
 	}
 	if r.Duplicate {
 		s.note("a task with this idempotency key was there already")
@@ -245,11 +243,11 @@ func (s *session) enqueueOne(ctx context.Context, f *enqueueFlags, name string) 
 }
 
 // enqueueError adds how to repeat, where that is safe.
-func enqueueError(r *stem.Receipt, err error) error {
-	if errors.Is(err, stem.ErrOutcomeUnknown) {
-		return fail(ExitUnreachable, "%w", err).hinted("Repeat it with --id %s: it is stored once", r.ID)
+func enqueueError(r *stem.Receipt) error {
+	if errors.Is(r.Err, stem.ErrOutcomeUnknown) {
+		return fail(ExitUnreachable, "%w", r.Err).hinted("Repeat it with --id %s: it is stored once", r.ID)
 	}
-	return err
+	return r.Err
 }
 
 // waitFor waits for a task's end, shows its result, and fails when it did not
@@ -275,10 +273,10 @@ func (s *session) waitFor(ctx context.Context, client *stem.Client, id string) e
 
 // stillGoing says where a task is that did not end in time.
 func (s *session) stillGoing(ctx context.Context, client *stem.Client, id string, err error) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	look, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	status, getErr := client.Get(ctx, id)
-	if getErr != nil {
+	status, lookErr := client.Get(look, id)
+	if lookErr != nil {
 		return fail(ExitFailed, "%w", err)
 	}
 	return fail(ExitFailed, "task %s is still %s: %w", id, status.State, context.Cause(ctx)).

@@ -53,7 +53,7 @@ var errQuiet = errors.New("told already")
 
 // Causes of a context's end.
 var (
-	errTimeout     = errors.New("no answer in time")
+	errTimeout     = errors.New("gave up")
 	errInterrupted = errors.New("interrupted")
 )
 

@@ -96,7 +96,7 @@ type changeFlags struct {
 func (f *changeFlags) add(c *cobra.Command) {
 	c.Flags().BoolVar(&f.yes, "yes", false, "do it without asking")
 	c.Flags().BoolVar(&f.dryRun, "dry-run", false, "say how many and show some; change nothing")
-	c.MarkFlagsMutuallyExclusive("yes", "dry-run")
+	notTogether(c, "yes", "dry-run")
 }
 
 // change is what such a command did, or would do, as JSON.
@@ -136,7 +136,7 @@ func (s *session) queuePurge(ctx context.Context, f changeFlags, queue string) e
 	if err != nil {
 		return err
 	}
-	p := plan{verb: "Purge", things: "waiting tasks", filter: "queue " + queue}
+	p := plan{verb: "Purge", thing: "waiting task", filter: "queue " + queue}
 	for _, q := range infos {
 		p.count += q.Ready + q.Delayed
 	}
@@ -191,10 +191,10 @@ func (s *session) tell(c change, p plan) error {
 		return nil
 	}
 	if !c.DryRun {
-		fmt.Fprintf(s.stdout, "%s %d %s\n", past(c.Action), c.Count, p.things)
+		fmt.Fprintf(s.stdout, "%s %s\n", past(c.Action), several(c.Count, p.thing))
 		return nil
 	}
-	fmt.Fprintf(s.stdout, "would %s %d %s\n", c.Action, c.Count, p.things)
+	fmt.Fprintf(s.stdout, "would %s %s\n", c.Action, several(c.Count, p.thing))
 	for _, id := range c.IDs {
 		fmt.Fprintln(s.stdout, "  "+id)
 	}

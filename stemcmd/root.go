@@ -80,10 +80,15 @@ func group(use, short string, subs ...*cobra.Command) *cobra.Command {
 	c := &cobra.Command{Use: use, Short: short, Args: cobra.ArbitraryArgs}
 	c.AddCommand(subs...)
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		return usage("%s needs a command: %s", cmd.CommandPath(), strings.Join(words(cmd), ", ")).
+		return usage("%s needs a command: %s", path(cmd), strings.Join(words(cmd), ", ")).
 			hinted("See %s --help", cmd.CommandPath())
 	}
 	return c
+}
+
+// path names a command in messages that begin with the program's name.
+func path(cmd *cobra.Command) string {
+	return strings.TrimPrefix(cmd.CommandPath(), cmd.Root().Name()+" ")
 }
 
 // words lists the names of a command's subcommands.
@@ -109,9 +114,10 @@ func checkWords(root *cobra.Command, args []string) error {
 	if word == "" || strings.HasPrefix(word, "__complete") {
 		return nil
 	}
-	e := usage("unknown command %q: %s has %s", cmd.CommandPath()+" "+word, cmd.CommandPath(), strings.Join(words(cmd), ", "))
+	full := strings.TrimPrefix(cmd.CommandPath()+" "+word, root.Name()+" ")
+	e := usage("unknown command %q: want one of %s", full, strings.Join(words(cmd), ", "))
 	if n := nearest.Word(word, words(cmd)); n != "" {
-		e = usage("unknown command %q: did you mean %s?", cmd.CommandPath()+" "+word, n)
+		e = usage("unknown command %q: did you mean %s?", full, n)
 	}
 	return e.hinted("See %s --help", cmd.CommandPath())
 }
@@ -173,14 +179,38 @@ func flagNames(cmd *cobra.Command) []string {
 	return names
 }
 
+// annotationApart lists groups of flags that exclude the first of them.
+const annotationApart = "apart"
+
+// notTogether refuses a flag beside each of the others.
+func notTogether(c *cobra.Command, flag string, others ...string) {
+	if c.Annotations == nil {
+		c.Annotations = map[string]string{}
+	}
+	for _, other := range others {
+		c.Annotations[annotationApart] += flag + " " + other + ";"
+	}
+}
+
+// checkApart refuses flags that were given together and must not.
+func checkApart(cmd *cobra.Command) error {
+	for pair := range strings.SplitSeq(cmd.Annotations[annotationApart], ";") {
+		a, b, _ := strings.Cut(pair, " ")
+		if b != "" && cmd.Flags().Changed(a) && cmd.Flags().Changed(b) {
+			return usage("--%s and --%s exclude each other", a, b).hinted("See %s --help", cmd.CommandPath())
+		}
+	}
+	return nil
+}
+
 // arguments checks how many there are; what names them.
 func arguments(least, most int, what string) cobra.PositionalArgs {
 	return func(cmd *cobra.Command, args []string) error {
 		switch {
 		case len(args) < least:
-			return usage("%s needs %s", cmd.CommandPath(), what).hinted("See %s --help", cmd.CommandPath())
+			return usage("%s needs %s", path(cmd), what).hinted("See %s --help", cmd.CommandPath())
 		case most >= 0 && len(args) > most:
-			return usage("%s: %q is one argument too many: want %s", cmd.CommandPath(), args[most], what).
+			return usage("%s: %q is one argument too many: want %s", path(cmd), args[most], what).
 				hinted("See %s --help", cmd.CommandPath())
 		}
 		return nil
@@ -190,7 +220,7 @@ func arguments(least, most int, what string) cobra.PositionalArgs {
 // noArguments refuses all.
 func noArguments(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
-		return usage("%s takes no arguments, and was given %q", cmd.CommandPath(), args[0]).
+		return usage("%s takes no arguments, and was given %q", path(cmd), args[0]).
 			hinted("See %s --help", cmd.CommandPath())
 	}
 	return nil

@@ -90,7 +90,7 @@ func (s *session) within(cmd *cobra.Command, limit time.Duration, args []string,
 	ctx, cancel := context.WithCancelCause(cmd.Context())
 	defer cancel(nil)
 	if limit > 0 {
-		cause := fmt.Errorf("%w: gave up after %s", errTimeout, limit)
+		cause := fmt.Errorf("%w after %s", errTimeout, limit)
 		var stop context.CancelFunc
 		ctx, stop = context.WithTimeoutCause(ctx, limit, cause)
 		defer stop()
@@ -109,7 +109,7 @@ func (s *session) within(cmd *cobra.Command, limit time.Duration, args []string,
 
 // load reads the configuration and makes the logger.
 func (s *session) load(cmd *cobra.Command) error {
-	if err := s.checkOutput(); err != nil {
+	if err := errors.Join(checkApart(cmd), s.checkOutput()); err != nil {
 		return err
 	}
 	sources := connect.Sources{Flags: map[string]string{}, Env: s.p.Env, EnvFile: s.flags.envFile}

@@ -166,7 +166,7 @@ func (e *streamer) finish(err error) error {
 	if e.s.flags.output == asJSON {
 		_ = encodeJSON(e.s.stdout, c, "", "  ") // nobody to tell
 	} else {
-		e.s.note("%d stored, %d duplicates, %d not stored", c.Stored, c.Duplicates, c.NotStored)
+		e.s.note("%d stored, %s, %d not stored", c.Stored, several(c.Duplicates, "duplicate"), c.NotStored)
 	}
 	done := c.Stored+c.Duplicates > 0
 	switch {
@@ -181,7 +181,7 @@ func (e *streamer) finish(err error) error {
 		if code == ExitFailed {
 			code = ExitUsage // of a line that is no JSON
 		}
-		return fail(code, "none of %d lines was stored", c.NotStored)
+		return fail(code, "%s, and none was stored", several(c.NotStored, "line"))
 	default:
 		return nil
 	}

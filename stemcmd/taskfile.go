@@ -1,12 +1,43 @@
 package stemcmd
 
 import (
-	"errors"
+	"context"
+	"encoding/json"
 
 	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/internal/exectask"
 )
 
 // loadTasksFile returns the tasks of a tasks file.
 func loadTasksFile(path string) ([]stem.Registration, error) {
-	return nil, errors.New("tasks files are not there yet")
+	file, err := exectask.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	tasks := make([]stem.Registration, len(file.Tasks))
+	for i, t := range file.Tasks {
+		tasks[i] = commandTask(t)
+	}
+	return tasks, nil
+}
+
+// commandTask makes a task of a command: JSON in, JSON out.
+func commandTask(t *exectask.Task) stem.Registration {
+	opts := []stem.TaskOption{
+		stem.Retry(stem.RetryPolicy(t.Retry)), stem.SoftTimeout(t.SoftTimeout), stem.HardTimeout(t.HardTimeout),
+	}
+	if t.Queue != "" {
+		opts = append(opts, stem.Queue(t.Queue))
+	}
+	if t.Priority != nil {
+		opts = append(opts, stem.Priority(*t.Priority))
+	}
+	if t.MaxRetries != nil {
+		opts = append(opts, stem.MaxRetries(*t.MaxRetries))
+	}
+	return stem.NewTask[json.RawMessage, json.RawMessage](t.Name, opts...).
+		With(func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
+			e := stem.Current(ctx)
+			return t.Run(ctx, exectask.Call{ID: e.ID(), Name: e.Name(), Attempt: e.Attempt(), Args: args, Logger: e.Logger()})
+		})
 }

@@ -109,10 +109,17 @@ func (s *session) tasksList(ctx context.Context, f *listFlags, args []string) er
 	}
 	if last.Truncated {
 		s.note("%d records were looked at and no more: narrow the query with since: or queue:, or go on with --cursor %s", last.Looked, last.Cursor)
-	} else if last.Cursor != "" {
-		s.note("there are more: --limit 0 shows all, --cursor %s goes on", last.Cursor)
+		return nil
 	}
+	s.more(last.Cursor)
 	return nil
+}
+
+// more says how to go on after a listing that was cut short.
+func (s *session) more(cursor string) {
+	if cursor != "" && !s.stdout.gone.Load() {
+		s.note("there are more: --limit 0 shows all, --cursor %s goes on", cursor)
+	}
 }
 
 // statusPages asks for pages until limit (0: none) is reached, and keeps the
@@ -275,6 +282,9 @@ within --timeout.`,
 func all(n int, errs []error) error {
 	if len(errs) == 0 {
 		return nil
+	}
+	if n == 1 {
+		return errs[0]
 	}
 	code := exitCode(errs[0])
 	for _, e := range errs {

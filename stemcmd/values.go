@@ -13,8 +13,13 @@ import (
 // duration is a flag value: a Go duration, zero or more.
 type duration time.Duration
 
-func (d *duration) String() string { return time.Duration(*d).String() }
-func (d *duration) Type() string   { return "duration" }
+func (d *duration) String() string {
+	if *d == 0 {
+		return "" // help then names no default
+	}
+	return time.Duration(*d).String()
+}
+func (d *duration) Type() string { return "duration" }
 func (d *duration) Set(text string) error {
 	v, err := time.ParseDuration(text)
 	if err != nil || v < 0 {

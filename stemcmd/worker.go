@@ -259,7 +259,7 @@ func (s *session) serve(ctx context.Context, w *stem.Worker, server *admin.Serve
 	} else {
 		go func() { served <- server.Run(serving) }()
 	}
-	s.log.Info("worker starts", "tasks", w.Names())
+	s.log.Info("tasks of this worker", "names", w.Names())
 	err := w.Run(ctx)
 	end()
 	err = errors.Join(err, <-served)
@@ -267,10 +267,9 @@ func (s *session) serve(ctx context.Context, w *stem.Worker, server *admin.Serve
 		return err
 	}
 	r := w.Report()
-	s.log.Info("worker stopped", "finished", r.Finished, "released", r.Released, "abandoned", r.Abandoned)
 	if r.Abandoned > 0 {
-		return fail(ExitPartly, "%d tasks were abandoned; their leases bring them back (finished %d, released %d)",
-			r.Abandoned, r.Finished, r.Released)
+		return fail(ExitPartly, "abandoned %s: leases bring them back (finished %d, released %d)",
+			several(r.Abandoned, "task"), r.Finished, r.Released)
 	}
 	return nil
 }

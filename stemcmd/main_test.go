@@ -1,0 +1,148 @@
+package stemcmd_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/stemcmd"
+)
+
+// TestMain also is the programs that the scripts run: stem, and shop, a
+// program with Go tasks of its own.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"stem": func() { os.Exit(stemcmd.Main(stemcmd.App{Name: "stem", Demo: true})) },
+		"shop": func() { os.Exit(stemcmd.Main(shop())) },
+	})
+}
+
+// shop is a program with tasks that do well and tasks that do badly.
+func shop() stemcmd.App {
+	quick := stem.Retry(stem.RetryPolicy{Base: time.Millisecond, Jitter: -1})
+	return stemcmd.App{
+		Name: "shop", Short: "Sells things", Version: "1.2.3",
+		Tasks: []stem.Registration{
+			stem.NewTask[any, any]("shop.echo", stem.Aliases("shop.say"), stem.SoftTimeout(time.Minute)).
+				With(func(_ context.Context, v any) (any, error) { return v, nil }),
+			stem.NewTask[string, stem.None]("shop.fail", quick, stem.MaxRetries(1), stem.Queue("failing"), stem.Priority(7)).
+				Do(func(_ context.Context, why string) error { return errors.New(why) }),
+			stem.NewTask[stem.None, stem.None]("shop.panic", quick, stem.MaxRetries(0)).
+				Do(func(context.Context, stem.None) error { panic("out of stock") }),
+			stem.NewTask[stem.None, stem.None]("shop.never", quick, stem.MaxRetries(0), stem.HardTimeout(200*time.Millisecond)).
+				Do(func(context.Context, stem.None) error { select {} }),
+			stem.NewTask[stem.None, any]("shop.unencodable", stem.MaxRetries(0)).
+				With(func(context.Context, stem.None) (any, error) { return func() {}, nil }),
+			stem.NewTask[stem.None, string]("shop.huge", stem.MaxRetries(0)).
+				With(func(context.Context, stem.None) (string, error) { return strings.Repeat("x", 2<<20), nil }),
+			stem.NewTask[string, stem.None]("shop.sleep").Do(sleep),
+			stem.NewTask[string, stem.None]("shop.deaf").
+				Do(func(_ context.Context, d string) error { return sleep(context.Background(), d) }),
+		},
+	}
+}
+
+func sleep(ctx context.Context, d string) error {
+	span, err := time.ParseDuration(d)
+	if err != nil {
+		return stem.Permanent(err)
+	}
+	select {
+	case <-time.After(span):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("HOME", env.WorkDir)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits":      exits,
+			"signal":     sendSignal,
+			"listen":     listen,
+			"repeat":     repeat,
+			"eventually": eventually,
+		},
+	})
+}
+
+// exits CODE PROGRAM ARGS... runs a program that must end with that code.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	err = ts.Exec(args[1], args[2:]...)
+	got := 0
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("exit code %d, want %d", got, want)
+	}
+}
+
+// signal NAME sends a signal to every process in the background.
+func sendSignal(ts *testscript.TestScript, _ bool, args []string) {
+	s, ok := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "QUIT": syscall.SIGQUIT}[args[0]]
+	if !ok {
+		ts.Fatalf("signal %s: want TERM, INT or QUIT", args[0])
+	}
+	for _, c := range ts.BackgroundCmds() {
+		ts.Check(c.Process.Signal(s))
+	}
+}
+
+// listen VARIABLE opens a port for as long as the script runs, and puts its
+// address into the variable.
+func listen(ts *testscript.TestScript, _ bool, args []string) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Defer(func() { _ = l.Close() })
+	ts.Setenv(args[0], l.Addr().String())
+}
+
+// repeat FILE TEXT N TAIL writes TEXT N times and then TAIL into a file; \n stands
+// for a newline.
+func repeat(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.Atoi(args[2])
+	ts.Check(err)
+	text := strings.ReplaceAll(args[1], `\n`, "\n")
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.Repeat(text, n)+args[3]), 0o600))
+}
+
+// eventually PATTERN PROGRAM ARGS... repeats a program until it ends with 0 and
+// its output fits the pattern, for ten seconds at most.
+func eventually(ts *testscript.TestScript, _ bool, args []string) {
+	pattern := regexp.MustCompile(args[0])
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		err := ts.Exec(args[1], args[2:]...)
+		if err == nil && pattern.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s: not in time: %v", strings.Join(args, " "), err)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
