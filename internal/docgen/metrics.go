@@ -34,10 +34,11 @@ metric has at most 10,000 series; what comes later counts as ` + "`other`" + `.
 	b.WriteString(`
 The buckets of the histograms reach from half a millisecond to ten minutes.
 
-The depths and ages of queues and dead letters describe the whole store, so one
-process of a deployment should serve them: added up over workers they would
-count double. They are asked from the store by the scrape itself, at most once
-in five seconds, and are absent while the store is away.
+The depths and ages of queues and dead letters describe the whole store. Added
+up over workers they would count double, so workers do not serve them: one
+process of a deployment does, with ` + "`prom.Exporter.WatchQueues`" + `, and
+` + "`stem queue ls`" + ` shows them. The store is asked by the scrape itself, at most once in
+five seconds; while it is away they are absent.
 `)
 	return b.Bytes()
 }
