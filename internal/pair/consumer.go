@@ -3,6 +3,7 @@ package pair
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/stemjobs/stem/broker"
@@ -27,19 +28,21 @@ func (j *Joined) Open(ctx context.Context, s broker.Subscription) (broker.Consum
 }
 
 // Exchange records what is done, exchanges with the broker, and writes what
-// follows. While the result store is away it still renews, so that what runs
-// keeps its lease; it settles nothing, each settlement being ErrUnavailable,
-// and receives nothing new.
+// follows. While the result store is away it settles nothing, each settlement
+// being ErrUnavailable, and receives nothing new; it still renews, also what it
+// could not settle, so that nobody executes that again.
 func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live []broker.Renewal, want broker.Want) (broker.Batch, error) {
 	j := c.j
 	j.catchUp(ctx)
-	items := j.items(done)
+	items, asked := j.items(done), len(live)
 	if err := j.record(ctx, items); err != nil {
 		if ctx.Err() != nil {
 			return broker.Batch{}, err
 		}
+		live = slices.Clone(live)
 		for i := range items {
 			items[i].err = unavailable(err)
+			live = append(live, broker.Renewal{Receipt: done[i].Receipt})
 		}
 		want.Count = 0
 	}
@@ -51,14 +54,14 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 		err = errContract
 	}
 	if err != nil {
-		j.unsettled(items)
+		j.allUnsettled(items)
 		return broker.Batch{}, err
 	}
 	j.hold(c, b.Deliveries, began)
 	c.told(b.Revoked)
 	j.settled(ctx, items, b.Settled)
 	j.renewed(ctx, beats, b.Renewed, began, false)
-	b.Settled = answers(items)
+	b.Settled, b.Renewed = answers(items), b.Renewed[:asked]
 	return b, nil
 }
 
@@ -92,30 +95,27 @@ func (c *consumer) Wait(ctx context.Context, atMost time.Duration) error {
 	return c.inner.Wait(ctx, atMost)
 }
 
-// Close gives back what has not started. What is recorded and not settled is
-// settled first: given back, it would be taken for a task that never ran, and
-// executed again. When that fails nothing is given back, and the leases end by
-// themselves.
+// Close gives back what has not started. What may be recorded and is not settled
+// is settled first: given back, it would be taken for a task that never ran,
+// and executed again. When that fails nothing is given back, and the leases end
+// by themselves.
 func (c *consumer) Close(ctx context.Context) error {
 	j := c.j
 	items := j.unconfirmed(c)
-	if err := j.record(ctx, items); err != nil {
-		for i := range items {
-			if it := &items[i]; !it.stored {
-				it.err = err // the reconciler brings it to its end
-			}
-		}
+	err := j.record(ctx, items)
+	if err == nil {
+		err = j.finish(ctx, items)
 	}
-	if err := j.finish(ctx, items); err != nil {
-		return fmt.Errorf("settle %d recorded outcomes: %w", len(items), err)
+	if err != nil {
+		return fmt.Errorf("settle %d outcomes: %w", len(items), err)
 	}
 	j.forget(c)
 	j.catchUp(ctx)
 	return c.inner.Close(ctx)
 }
 
-// unconfirmed lists the recorded outcomes of a consumer that the broker has not
-// confirmed, and what it holds that was revoked and has not started, as
+// unconfirmed lists the outcomes of a consumer that may be recorded and that the
+// broker has not confirmed, and what it holds that was revoked and has not started, as
 // cancelled.
 func (j *Joined) unconfirmed(c *consumer) []item {
 	j.mu.Lock()
@@ -127,8 +127,9 @@ func (j *Joined) unconfirmed(c *consumer) []item {
 		}
 		it := item{key: k, held: *h}
 		switch {
-		case h.stored != nil:
-			it.Settlement, it.stored = *h.stored, true
+		case h.settling != nil:
+			it.Settlement, it.stored = *h.settling, h.stored
+			it.Receipt, it.attempt, it.replays = unmark(h.receipt)
 		case h.revoked != nil && !h.counted:
 			it.Receipt, it.attempt, it.replays = unmark(h.receipt)
 			it.Outcome = task.Outcome{State: task.Queued, Attempt: it.attempt, Worker: c.worker, EndedAt: time.Now().UTC()}

@@ -43,7 +43,7 @@ type process struct {
 func newWorld(ctx context.Context, t testing.TB, b broker.Broker, r store.Results) *world {
 	return &world{
 		TB: t, ctx: ctx, broker: b, lease: lease, ran: map[string]int{},
-		results: &faultyResults{Results: r, f: &fault{}, ended: map[string]int{}},
+		results: &faultyResults{Results: r, f: &fault{}, ends: &ends{ended: map[string]int{}}},
 	}
 }
 

@@ -27,6 +27,8 @@ type fault struct {
 	stall func()
 	die   func() // how it dies; nil: all its calls fail from then on
 
+	roll func() (fails, loses bool) // what befalls any call by chance
+
 	mu    sync.Mutex
 	fails map[string]int // how often calls of that name still fail
 	loses map[string]int // how often their answers still get lost
@@ -48,6 +50,9 @@ func call[T any](f *fault, name string, do func() (T, error)) (T, error) {
 		f.fails[name]--
 	} else if loses {
 		f.loses[name]--
+	}
+	if f.roll != nil {
+		fails, loses = f.roll()
 	}
 	hit := len(f.calls) == f.at
 	f.dead = hit && f.stall == nil
@@ -206,12 +211,16 @@ func (c *faultyConsumer) Close(ctx context.Context) error {
 	return do(c.f, "broker.CloseConsumer", func() error { return c.inner.Close(ctx) })
 }
 
-// faultyResults is a result store of a process that may die. It also counts how
-// often each task went from a state that is not terminal to one that is.
+// faultyResults is a result store of a process that may die.
 type faultyResults struct {
 	store.Results
 	f *fault
+	*ends
+}
 
+// ends counts, over all processes, how often each task went from a state that
+// is not terminal to one that is.
+type ends struct {
 	mu    sync.Mutex
 	ended map[string]int
 }

@@ -22,9 +22,11 @@ type held struct {
 	shown    bool               // the result store knows of its start
 	revoked  *broker.Revocation // somebody asked that it ends
 
-	// stored is its outcome, once it is recorded and the broker has not
-	// confirmed the settlement: that and no other is to be settled.
-	stored *broker.Settlement
+	// settling is its outcome, from when it may be recorded until the broker
+	// has confirmed the settlement: that and no other is to be settled. With
+	// stored it is recorded for sure.
+	settling *broker.Settlement
+	stored   bool
 }
 
 // trusted reports whether nobody else can have taken the task by now.

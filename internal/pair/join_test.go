@@ -224,6 +224,34 @@ func TestCloseAfterRecord(t *testing.T) {
 	})
 }
 
+// The same, when it is not known whether it is recorded.
+func TestCloseAfterLostRecord(t *testing.T) {
+	for _, lose := range []bool{false, true} {
+		t.Run(fmt.Sprint("recorded ", lose), func(t *testing.T) {
+			within(t, func(p *process) {
+				p.must(p.publish(parent()))
+				d := p.take1()
+				away := p.fault.fail
+				if lose {
+					away = p.fault.lose
+				}
+				away("results.Record", 1)
+				if err := p.settle(d, task.Succeeded, true); !errors.Is(err, broker.ErrUnavailable) {
+					p.Errorf("settling while the result store is away: %v", err)
+				}
+				away("results.Record", 1)
+				if err := p.c.Close(p.ctx); err == nil {
+					p.Error("closing while the result store is away: no error")
+				}
+				p.holds(0, 1)
+				p.must(p.c.Close(p.ctx))
+				p.is("parent", task.Succeeded)
+				p.holds(1, 0) // the child
+			})
+		})
+	}
+}
+
 // The first outcome that is stored stands, whatever its worker says later.
 func TestOutcomeStands(t *testing.T) {
 	for _, later := range []task.State{task.Queued, task.Failed, task.Retried} {

@@ -76,12 +76,12 @@ func (j *Joined) items(batch []broker.Settlement) []item {
 		if h := j.held[it.key]; h != nil {
 			it.held = *h
 		}
-		switch s := it.held.stored; {
+		switch s := it.held.settling; {
 		case s != nil:
 			if s.Outcome.State != it.Outcome.State {
 				it.instead = errOther
 			}
-			it.Settlement, it.stored = *s, true
+			it.Settlement, it.stored = *s, it.held.stored
 		case it.held.revoked != nil:
 			it.revoke()
 		}
@@ -180,11 +180,14 @@ func (j *Joined) recordOnce(ctx context.Context, items []item) (stale []*item, e
 		return nil, nil
 	}
 	errs, err := j.results.Record(ctx, records)
-	if err != nil {
-		return nil, fmt.Errorf("record %d outcomes: %w", len(records), err)
+	if err == nil && len(errs) != len(records) {
+		err = errContract
 	}
-	if len(errs) != len(records) {
-		return nil, errContract
+	if err != nil {
+		for _, it := range sent {
+			j.unsettled(it)
+		}
+		return nil, fmt.Errorf("record %d outcomes: %w", len(records), err)
 	}
 	for i, it := range sent {
 		switch {
@@ -194,6 +197,7 @@ func (j *Joined) recordOnce(ctx context.Context, items []item) (stale []*item, e
 			stale = append(stale, it)
 		default:
 			it.err = fmt.Errorf("record the outcome: %w", errs[i])
+			j.edit(it.key, func(h *held) { h.settling = nil }) // it is not, then
 		}
 	}
 	return stale, nil
@@ -268,19 +272,25 @@ func (j *Joined) finish(ctx context.Context, items []item) error {
 		err = errContract
 	}
 	if err != nil {
-		j.unsettled(items)
+		j.allUnsettled(items)
 		return err
 	}
 	j.settled(ctx, items, errs)
 	return nil
 }
 
-// unsettled notes that nothing is known of the broker's part.
-func (j *Joined) unsettled(items []item) {
+// unsettled notes that an outcome is recorded, or may be, and is not known to
+// be settled.
+func (j *Joined) unsettled(it *item) {
+	s := it.Settlement
+	j.edit(it.key, func(h *held) { h.settling, h.stored = &s, it.stored })
+}
+
+// allUnsettled notes that nothing is known of the broker's part.
+func (j *Joined) allUnsettled(items []item) {
 	for i := range items {
 		if it := &items[i]; it.err == nil && it.stored {
-			s := it.Settlement
-			j.edit(it.key, func(h *held) { h.stored = &s })
+			j.unsettled(it)
 		}
 	}
 }
@@ -305,8 +315,7 @@ func (j *Joined) settled(ctx context.Context, items []item, errs []error) {
 				lost = append(lost, it)
 			}
 		case it.stored:
-			s := it.Settlement
-			j.edit(it.key, func(h *held) { h.stored = &s })
+			j.unsettled(it)
 			if !errors.Is(it.err, broker.ErrUnavailable) && len(it.Followups) > 0 {
 				refused = append(refused, it)
 			}
