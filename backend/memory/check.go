@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-
-	"github.com/stemjobs/stem/task"
 )
 
 // Check verifies the DB's own consistency: every task is in exactly one place,
@@ -72,7 +70,7 @@ func (c *checker) found(r *record, where string, places ...place) {
 
 func checkPile[T interface {
 	comparable
-	setIndex(int)
+	setIndex(int32)
 }](c *checker, name string, p *pile[T]) {
 	for i, e := range p.entries {
 		if parent := (i - 1) / 2; i > 0 && p.entries[parent].key > e.key {
@@ -105,7 +103,7 @@ func (c *checker) queue(q *queue) {
 }
 
 func (c *checker) indexed(r *record, i int) {
-	if r.index != i {
+	if r.index != int32(i) {
 		c.fail("task %s: index %d, and it is at %d", r.id, r.index, i)
 	}
 }
@@ -168,16 +166,16 @@ func (c *checker) record(id string, r *record) {
 	legal := false
 	switch r.place {
 	case ready, delayed, leased:
-		legal = owned && !r.state.Terminal()
+		legal = owned && !r.state.terminal()
 	case dead:
-		legal = owned && r.state == task.Failed
+		legal = owned && r.state == failed
 	case done:
-		legal = owned == (r.expires != 0) && (r.state == task.Succeeded || r.state == task.Cancelled)
+		legal = owned == (r.expires != 0) && (r.state == succeeded || r.state == cancelled)
 	case foreign:
 		legal = owned == (r.expires != 0)
 	}
 	if !legal {
-		c.fail("task %s is %s in place %d, found %q: it has no owner", id, r.state, r.place, c.seen[r])
+		c.fail("task %s is %s in place %d, found %q: it has no owner", id, r.state.name(), r.place, c.seen[r])
 	}
 	if id != r.id || r.removed {
 		c.fail("task %s is kept as %s, removed %t", r.id, id, r.removed)
@@ -212,7 +210,7 @@ func (c *checker) timeline() {
 func (c *checker) moments() {
 	checkPile(c, "moments", &c.db.moments)
 	for i, e := range c.db.moments.entries {
-		if e.item.index != i || e.item.moment != e.key {
+		if e.item.index != int32(i) || e.item.moment != e.key {
 			c.fail("queue %s: index %d and moment %d, and it is at %d with %d", e.item.name, e.item.index, e.item.moment, i, e.key)
 		}
 	}

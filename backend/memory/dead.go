@@ -47,10 +47,7 @@ func (db *DB) bury(r *record, o *task.Outcome, now time.Time) {
 	x := r.more()
 	x.revoke = nil
 	x.deadAt = now
-	r.state, r.reason, r.finishedAt = task.Failed, o.Reason, o.EndedAt
-	if r.finishedAt.IsZero() {
-		r.finishedAt = now
-	}
+	r.end(o, now)
 	r.place, r.hidden = dead, o.Keep == 0
 	r.q.dead++
 	db.dead.add(r)
@@ -62,7 +59,7 @@ func (t *tasks) DeadLetters() broker.DeadLetters { return t }
 func (r *record) deadLetter() broker.DeadLetter {
 	x := r.extra
 	d := broker.DeadLetter{
-		Envelope: r.env, Queue: r.q.name, Reason: r.reason, Errors: slices.Clone(x.errors),
+		Envelope: r.env, Queue: r.q.name, Reason: x.reason, Errors: slices.Clone(x.errors),
 		Attempt: r.attempt, Epoch: r.epoch, DeadAt: x.deadAt, ReplayCount: x.replays, LastReplayAt: x.replayedAt,
 	}
 	if n := len(d.Errors); n > 0 {
@@ -174,7 +171,7 @@ func (db *DB) replay(r *record, notBefore, now time.Time) {
 	r.requeue(now)
 	r.seq = 0
 	if due := dueAt(notBefore, now); due != 0 {
-		r.notBefore = notBefore
+		r.setNotBefore(notBefore)
 		db.delay(r, due)
 	} else {
 		db.ready(r, now.UnixNano())
@@ -187,9 +184,10 @@ func (r *record) requeue(now time.Time) {
 	x := r.more()
 	x.replays++
 	x.replayedAt, x.progress = now, nil
-	r.state, r.reason, r.hidden = task.Queued, "", false
-	r.retryBase, r.starts, r.redelivered = r.attempt, 0, false
-	r.notBefore, r.startedAt, r.finishedAt = time.Time{}, time.Time{}, time.Time{}
+	x.retryBase, x.reason, x.notBefore = r.attempt, "", time.Time{}
+	r.state, r.hidden = queued, false
+	r.starts, r.redelivered = 0, false
+	r.startedAt, r.finishedAt = 0, 0
 }
 
 // exhume takes a dead letter out of the graveyard.

@@ -39,9 +39,11 @@ func recordOf(s *task.Status) *record {
 	}
 	r := newRecord(e, 0)
 	r.trimmed = true
-	r.state, r.attempt, r.epoch, r.starts = s.State, s.Attempt, s.Epoch, s.Starts
-	r.worker, r.reason, r.result = s.Worker, s.Reason, slices.Clone(s.Result)
-	r.notBefore, r.startedAt, r.finishedAt = s.NotBefore, s.StartedAt, s.FinishedAt
+	r.state, r.attempt, r.epoch, r.starts = stateOf(s.State), s.Attempt, s.Epoch, int32(s.Starts)
+	r.worker, r.result = s.Worker, slices.Clone(s.Result)
+	r.startedAt, r.finishedAt = momentOf(s.StartedAt), momentOf(s.FinishedAt)
+	r.setNotBefore(s.NotBefore)
+	r.setReason(s.Reason)
 	if len(s.Errors) > 0 || s.ReplayCount > 0 {
 		x := r.more()
 		x.errors, x.replays, x.replayedAt = slices.Clone(s.Errors), s.ReplayCount, s.LastReplayAt
@@ -109,7 +111,7 @@ func (db *DB) update(u *store.Update, now time.Time) store.Answer {
 		}
 		r.startForeign(u, now)
 		delete(db.outboxes, r.id)
-	case r.state != task.Running:
+	case r.state != running:
 		return store.Answer{Err: store.ErrStale} // its run has ended
 	}
 	r.setProgress(u.Progress)
@@ -123,13 +125,13 @@ func (db *DB) storedOutcome(r *record, u *store.Update) *store.Record {
 	x := r.extra
 	replayed := u.Replays > r.replays()
 	switch {
-	case r.state == task.Failed && replayed:
+	case r.state == failed && replayed:
 		return nil
-	case r.state.Terminal() && (x == nil || x.outcome == nil):
+	case r.state.terminal() && (x == nil || x.outcome == nil):
 		return &store.Record{Key: store.Key{ID: r.id, Epoch: r.epoch}, Outcome: r.outcome()}
-	case r.state.Terminal():
+	case r.state.terminal():
 		return x.outcome
-	case r.state == task.Retried && db.pending(r) && u.Attempt < x.outcome.Outcome.Attempt && !replayed:
+	case r.state == retried && db.pending(r) && u.Attempt < x.outcome.Outcome.Attempt && !replayed:
 		return x.outcome
 	}
 	return nil
@@ -138,29 +140,32 @@ func (db *DB) storedOutcome(r *record, u *store.Update) *store.Record {
 // outcome is what a terminal status that was created as such came to.
 func (r *record) outcome() task.Outcome {
 	o := task.Outcome{
-		State: r.state, Result: r.result, Reason: r.reason, Attempt: r.attempt,
-		Worker: r.worker, StartedAt: r.startedAt, EndedAt: r.finishedAt, Keep: task.Forever,
+		State: r.state.name(), Result: r.result, Attempt: r.attempt,
+		Worker: r.worker, StartedAt: timeOf(r.startedAt), EndedAt: timeOf(r.finishedAt), Keep: task.Forever,
 	}
-	if r.extra != nil && len(r.extra.errors) > 0 {
-		o.Error = &r.extra.errors[len(r.extra.errors)-1]
+	if x := r.extra; x != nil {
+		o.Reason = x.reason
+		if n := len(x.errors); n > 0 {
+			o.Error = &x.errors[n-1]
+		}
 	}
 	return o
 }
 
 func (r *record) startForeign(u *store.Update, now time.Time) {
 	if u.Replays > r.replays() {
-		if r.state == task.Failed {
+		if r.state == failed {
 			r.requeue(now)
 		}
 		r.more().replays = u.Replays
 	}
-	if u.Epoch > r.epoch || r.state != task.Running {
+	if u.Epoch > r.epoch || r.state != running {
 		r.starts++
 	}
-	r.state, r.epoch, r.worker, r.startedAt = task.Running, u.Epoch, u.Worker, u.At
+	r.state, r.epoch, r.worker, r.startedAt = running, u.Epoch, u.Worker, momentOf(u.At)
 	r.attempt = max(r.attempt, u.Attempt)
-	if r.startedAt.IsZero() {
-		r.startedAt = now
+	if r.startedAt == 0 {
+		r.startedAt = now.UnixNano()
 	}
 	if x := r.extra; x != nil {
 		x.progress, x.outcome = nil, nil
@@ -193,7 +198,7 @@ func (db *DB) record(rec *store.Record, now time.Time) error {
 	if x := r.extra; x != nil && x.outcome != nil && x.outcome.Epoch == rec.Epoch && x.outcome.Outcome.State == o.State {
 		return nil
 	}
-	if !legal(r.state, o) {
+	if !legal(r.state.name(), o) {
 		return store.ErrStale
 	}
 	r.epoch = rec.Epoch
@@ -222,19 +227,14 @@ func legal(from task.State, o *task.Outcome) bool {
 
 func (db *DB) applyForeign(r *record, o *task.Outcome, now time.Time) {
 	if o.State.Terminal() {
-		r.state, r.reason, r.finishedAt = o.State, o.Reason, o.EndedAt
-		if r.finishedAt.IsZero() {
-			r.finishedAt = now
-		}
-		if o.State == task.Succeeded {
-			r.result = o.Result
-		}
+		r.end(o, now)
 		db.retainForeign(r, now)
 		return
 	}
-	r.state = o.State
+	r.state = stateOf(o.State)
 	if o.State == task.Retried || !o.NotBefore.IsZero() {
-		r.starts, r.notBefore = 0, o.NotBefore
+		r.starts = 0
+		r.setNotBefore(o.NotBefore)
 	}
 }
 
@@ -242,7 +242,7 @@ func (db *DB) applyForeign(r *record, o *task.Outcome, now time.Time) {
 // outbox is not cleared yet.
 func (db *DB) retainForeign(r *record, now time.Time) {
 	keep := r.extra.outcome.Outcome.Keep
-	if db.pending(r) || r.state == task.Failed && keep != 0 {
+	if db.pending(r) || r.state == failed && keep != 0 {
 		return
 	}
 	db.retain(r, keep, now)
@@ -267,7 +267,7 @@ func (s *results) Clear(ctx context.Context, batch []store.Key) error {
 		o := *r.extra.outcome // readers may have the old one
 		o.Followups, o.Release = nil, nil
 		r.extra.outcome = &o
-		if r.state.Terminal() {
+		if r.state.terminal() {
 			s.db.retainForeign(r, now)
 		}
 	}
@@ -322,7 +322,7 @@ func (db *DB) requeueForeign(t *broker.ReplayedTask, now time.Time) error {
 		return err
 	case t.ReplayCount <= r.replays():
 		return nil // it was told before
-	case r.state != task.Failed || t.Epoch < r.epoch:
+	case r.state != failed || t.Epoch < r.epoch:
 		return store.ErrStale
 	}
 	r.requeue(t.ReplayedAt)

@@ -223,9 +223,21 @@ func after(n int64, d time.Duration) int64 {
 // later is never due while a process lives.
 const lastMoment = 1<<63 - 1
 
+// momentOf is the moment of a time; 0 for the zero one.
 func momentOf(t time.Time) int64 {
-	if t.Year() > 2261 {
+	switch {
+	case t.IsZero():
+		return 0
+	case t.Year() > 2261:
 		return lastMoment
 	}
 	return t.UnixNano()
+}
+
+// timeOf is the time of a moment.
+func timeOf(n int64) time.Time {
+	if n == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, n).UTC()
 }

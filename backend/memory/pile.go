@@ -4,7 +4,7 @@ package memory
 // be taken out. The keys lie beside the pointers: comparing touches no item.
 type pile[T interface {
 	comparable
-	setIndex(i int)
+	setIndex(i int32)
 }] struct {
 	entries []entry[T]
 }
@@ -30,23 +30,23 @@ func (p *pile[T]) push(item T, key int64) {
 }
 
 // remove takes out the item at index i.
-func (p *pile[T]) remove(i int) {
-	last := len(p.entries) - 1
+func (p *pile[T]) remove(i int32) {
+	last := int32(len(p.entries) - 1)
 	p.entries[i].item.setIndex(-1)
 	moved := p.entries[last]
 	p.entries[last] = entry[T]{}
 	p.entries = p.entries[:last]
 	if i < last {
-		p.settle(i, moved)
+		p.settle(int(i), moved)
 	}
-	if c := cap(p.entries); c > 1024 && last < c/4 {
+	if c := cap(p.entries); c > 1024 && int(last) < c/4 {
 		p.entries = append(make([]entry[T], 0, c/2), p.entries...)
 	}
 }
 
 // change gives the item at index i another key.
-func (p *pile[T]) change(i int, key int64) {
-	p.settle(i, entry[T]{key, p.entries[i].item})
+func (p *pile[T]) change(i int32, key int64) {
+	p.settle(int(i), entry[T]{key, p.entries[i].item})
 }
 
 // settle puts e into the hole at i, or to where it belongs from there.
@@ -90,5 +90,5 @@ func (p *pile[T]) down(i int, e entry[T]) {
 
 func (p *pile[T]) put(i int, e entry[T]) {
 	p.entries[i] = e
-	e.item.setIndex(i)
+	e.item.setIndex(int32(i))
 }

@@ -69,36 +69,13 @@ func inspect(p *broker.Publication) (size int, err error) {
 	return sizeOf(p.Envelope)
 }
 
-// sizeOf is the size of the encoded envelope: an estimate as long as it is far
-// below the limit, and exact from there.
 func sizeOf(e *task.Envelope) (int, error) {
-	const (
-		frame = 220 // names of fields, times and numbers
-		pair  = 6   // quotes, colon and comma of a map's entry
-		near  = task.DefaultMaxSize / 8
-	)
-	n := frame + len(e.ID) + len(e.Name) + len(e.Queue) + len(e.Args)
-	for k, v := range e.Headers {
-		n += len(k) + len(v) + pair
-	}
-	for k, v := range e.Meta {
-		n += len(k) + len(v) + pair
-	}
-	for k, v := range e.Unknown {
-		n += len(k) + len(v) + pair
-	}
-	if n < near {
-		return n, nil
-	}
-	b, err := task.Encode(e)
-	if err != nil {
-		return 0, fmt.Errorf("%w envelope: %w", task.ErrInvalid, err)
-	}
-	if len(b) > task.DefaultMaxSize {
+	n := task.EncodedSize(e)
+	if n > task.DefaultMaxSize {
 		return 0, fmt.Errorf("envelope of %d bytes: %w: at most %d; store the payload elsewhere and pass a reference",
-			len(b), task.ErrTooLarge, task.DefaultMaxSize)
+			n, task.ErrTooLarge, task.DefaultMaxSize)
 	}
-	return len(b), nil
+	return n, nil
 }
 
 // publish stores one task, which inspect has passed.
@@ -116,10 +93,10 @@ func (db *DB) publish(p *broker.Publication, r *record, now time.Time) broker.Ou
 	}
 	r.q = db.queue(r.env.Queue)
 	db.add(r)
-	if due := dueAt(r.notBefore, now); due != 0 {
+	if due := dueAt(r.notBefore(), now); due != 0 {
 		db.delay(r, due)
 	} else {
-		r.notBefore = time.Time{} // a moment in the past is now
+		r.setNotBefore(time.Time{}) // a moment in the past is now
 		db.ready(r, now.UnixNano())
 	}
 	db.notify(r)

@@ -18,7 +18,7 @@ type queue struct {
 	dead   int
 
 	moment int64 // in DB.moments: the earlier of the tops of due and leases
-	index  int   // there; -1: neither is filled
+	index  int32 // there; -1: neither is filled
 
 	touched bool
 	links   []link // the selectors that cover it
@@ -33,7 +33,7 @@ type level struct {
 	back       pile[*record]
 }
 
-func (q *queue) setIndex(i int) { q.index = i }
+func (q *queue) setIndex(i int32) { q.index = i }
 
 // queue returns the queue of that name, which it makes if need be.
 func (db *DB) queue(name string) *queue {

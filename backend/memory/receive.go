@@ -52,11 +52,11 @@ func (q *queue) serve(g *catch, share int) {
 	for ; share > 0 && q.ready > 0; share-- {
 		r := q.first()
 		if g.bytes >= 0 {
-			if len(g.out) > 0 && r.size > g.bytes {
+			if len(g.out) > 0 && int(r.size) > g.bytes {
 				g.full = true
 				break
 			}
-			g.bytes = max(g.bytes-r.size, 0)
+			g.bytes = max(g.bytes-int(r.size), 0)
 		}
 		q.unready(r)
 		q.lend(r, g.c, g.now)
@@ -72,15 +72,21 @@ func (q *queue) lend(r *record, c *consumer, now time.Time) {
 	r.epoch = q.db.epoch
 	r.redelivered = r.redelivered || r.held
 	r.place, r.held, r.started = leased, true, false
-	r.holder, r.lease = c, c.sub.LeaseOf(r.env)
-	q.leases.push(r, after(now.UnixNano(), r.lease))
+	r.holder = c
+	q.leases.push(r, after(now.UnixNano(), r.lease()))
 }
 
+// lease is the length of a held record's lease.
+func (r *record) lease() time.Duration { return r.holder.sub.LeaseOf(r.env) }
+
 func (r *record) delivery() broker.Delivery {
-	return broker.Delivery{
+	d := broker.Delivery{
 		Receipt:  broker.Receipt{ID: r.id, Epoch: r.epoch},
-		Envelope: r.env, Queue: r.q.name, Size: r.size, Lease: r.lease,
-		Attempt: r.attempt, RetryBase: r.retryBase, Starts: r.starts,
-		Redelivered: r.redelivered, NotBefore: r.notBefore, Replays: r.replays(),
+		Envelope: r.env, Queue: r.q.name, Size: int(r.size), Lease: r.lease(),
+		Attempt: r.attempt, Starts: int(r.starts), Redelivered: r.redelivered,
 	}
+	if x := r.extra; x != nil {
+		d.RetryBase, d.NotBefore, d.Replays = x.retryBase, x.notBefore, x.replays
+	}
+	return d
 }

@@ -24,7 +24,37 @@ const (
 	foreign       // the status of a task that a broker elsewhere holds
 )
 
-// record is one task with its status.
+// state is a task.State in one byte.
+type state uint8
+
+const (
+	queued state = iota
+	running
+	retried
+	succeeded
+	failed
+	cancelled
+)
+
+func (s state) name() task.State {
+	names := [...]task.State{task.Queued, task.Running, task.Retried, task.Succeeded, task.Failed, task.Cancelled}
+	return names[s]
+}
+
+func (s state) terminal() bool { return s >= succeeded }
+
+// stateOf is a valid state as a byte.
+func stateOf(name task.State) state {
+	for s := queued; s <= cancelled; s++ {
+		if s.name() == name {
+			return s
+		}
+	}
+	return queued
+}
+
+// record is one task with its status. There may be millions: what few of them
+// have is in extra.
 type record struct {
 	id  string
 	at  int64          // when it was enqueued, in ms: its place in the timeline
@@ -32,11 +62,14 @@ type record struct {
 	q   *queue         // nil: a foreign one's
 
 	prev, next *record // its neighbours in a line, while it is in one
-	index      int     // in the pile that it is in; -1: none
 	seq        int64   // its place in its line: lower ones come first
 	since      int64   // when it became ready
+	index      int32   // in the pile that it is in; -1: none
+	size       int32   // of the encoded envelope
+	starts     int32
 
 	place       place
+	state       state
 	trimmed     bool // env's args are what the status keeps
 	held        bool // the newest lease is neither settled, given back, nor passed on
 	started     bool // in the newest lease
@@ -44,21 +77,13 @@ type record struct {
 	hidden      bool // a dead letter whose status is gone
 	removed     bool // from the DB
 
-	state     task.State
-	size      int
-	epoch     int64 // of the newest lease
-	holder    *consumer
-	lease     time.Duration
-	attempt   int
-	retryBase int
-	starts    int
-
-	notBefore  time.Time
-	startedAt  time.Time
-	finishedAt time.Time
+	attempt    int
+	epoch      int64     // of the newest lease
+	holder     *consumer // of that lease, while it is held
+	startedAt  int64     // moments; 0: none
+	finishedAt int64
 	expires    int64 // when a done record goes; 0: never
 	worker     string
-	reason     string
 	result     json.RawMessage
 	extra      *extra // nil for most
 }
@@ -70,7 +95,11 @@ type extra struct {
 	claims   []string // those without a time of their own, which end with the task
 	revoke   *broker.Revocation
 
+	notBefore time.Time
+	reason    string // of a failed or cancelled one
+
 	replays    int
+	retryBase  int
 	replayedAt time.Time
 	deadAt     time.Time
 	deadSeq    int64 // in the graveyard
@@ -79,7 +108,7 @@ type extra struct {
 	recordedAt time.Time
 }
 
-func (r *record) setIndex(i int) { r.index = i }
+func (r *record) setIndex(i int32) { r.index = i }
 
 // more returns the record's extra part, which it makes if need be.
 func (r *record) more() *extra {
@@ -103,6 +132,25 @@ func (r *record) replays() int {
 	return r.extra.replays
 }
 
+func (r *record) notBefore() time.Time {
+	if r.extra == nil {
+		return time.Time{}
+	}
+	return r.extra.notBefore
+}
+
+func (r *record) setNotBefore(t time.Time) {
+	if r.extra != nil || !t.IsZero() {
+		r.more().notBefore = t
+	}
+}
+
+func (r *record) setReason(reason string) {
+	if r.extra != nil || reason != "" {
+		r.more().reason = reason
+	}
+}
+
 func (r *record) addError(e *task.Error) {
 	if e != nil {
 		x := r.more()
@@ -120,10 +168,9 @@ func (r *record) setProgress(p *task.Progress) {
 }
 
 func newRecord(e *task.Envelope, size int) *record {
-	return &record{
-		id: e.ID, at: e.EnqueuedAt.UnixMilli(), env: e, index: -1, size: size,
-		state: task.Queued, attempt: e.Attempt, notBefore: e.NotBefore,
-	}
+	r := &record{id: e.ID, at: e.EnqueuedAt.UnixMilli(), env: e, index: -1, size: int32(size), attempt: e.Attempt}
+	r.setNotBefore(e.NotBefore)
+	return r
 }
 
 // trim drops of the envelope what no status shows.
@@ -156,17 +203,13 @@ func (r *record) queueName() string {
 func (r *record) status(s *task.Status) {
 	e := r.env
 	*s = task.Status{
-		ID: r.id, Name: e.Name, State: r.state, Queue: r.queueName(),
-		Priority: e.Priority, Attempt: r.attempt, MaxRetries: e.MaxRetries, Epoch: r.epoch, Starts: r.starts,
-		Worker: r.worker, EnqueuedAt: e.EnqueuedAt, NotBefore: r.notBefore,
-		StartedAt: r.startedAt, FinishedAt: r.finishedAt,
-		Args: e.Args, Result: bytes.Clone(r.result), Reason: r.reason, Meta: e.Meta,
+		ID: r.id, Name: e.Name, State: r.state.name(), Queue: r.queueName(),
+		Priority: e.Priority, Attempt: r.attempt, MaxRetries: e.MaxRetries, Epoch: r.epoch, Starts: int(r.starts),
+		Worker: r.worker, EnqueuedAt: e.EnqueuedAt, StartedAt: timeOf(r.startedAt), FinishedAt: timeOf(r.finishedAt),
+		ExpiresAt: timeOf(r.expires), Args: e.Args, Result: bytes.Clone(r.result), Meta: e.Meta,
 	}
 	if !r.trimmed {
 		s.Args = task.KeepArgs(e.Args)
-	}
-	if r.expires != 0 {
-		s.ExpiresAt = time.Unix(0, r.expires).UTC()
 	}
 	x := r.extra
 	if x == nil {
@@ -180,5 +223,6 @@ func (r *record) status(s *task.Status) {
 		p := *x.progress
 		s.Progress = &p
 	}
+	s.NotBefore, s.Reason = x.notBefore, x.reason
 	s.ReplayCount, s.LastReplayAt = x.replays, x.replayedAt
 }

@@ -138,7 +138,7 @@ func (db *DB) deleteStatus(r *record) error {
 	switch {
 	case r == nil || r.hidden:
 		return store.ErrNotFound
-	case !r.state.Terminal() || db.pending(r):
+	case !r.state.terminal() || db.pending(r):
 		return store.ErrNotFinished
 	case r.place == dead:
 		r.hidden = true

@@ -65,7 +65,7 @@ func (db *DB) renew(rn *broker.Renewal, now time.Time) error {
 	if r == nil {
 		return broker.ErrLeaseLost
 	}
-	length := r.lease
+	length := r.lease()
 	if rn.Extend > 0 {
 		length = rn.Extend
 	}
@@ -100,7 +100,7 @@ func (r *record) start(worker string, now time.Time) {
 	if worker == "" {
 		worker = r.holder.sub.Worker
 	}
-	r.started, r.state, r.worker, r.startedAt = true, task.Running, worker, now
+	r.started, r.state, r.worker, r.startedAt = true, running, worker, now.UnixNano()
 	r.starts++
 	if r.extra != nil {
 		r.extra.progress = nil // the last run's
@@ -113,7 +113,7 @@ func (db *DB) settle(s *broker.Settlement, now time.Time) error {
 	if r == nil {
 		return broker.ErrLeaseLost
 	}
-	if err := checkOutcome(r.state, &s.Outcome); err != nil {
+	if err := checkOutcome(r.state.name(), &s.Outcome); err != nil {
 		return err
 	}
 	followups, err := inspectFollowups(s.Followups)
@@ -186,7 +186,7 @@ func (r *record) note(o *task.Outcome) {
 		r.worker = o.Worker
 	}
 	if !o.StartedAt.IsZero() {
-		r.startedAt = o.StartedAt
+		r.startedAt = momentOf(o.StartedAt)
 	}
 	if o.State != task.Queued {
 		r.attempt = max(r.attempt, o.Attempt)
@@ -196,9 +196,10 @@ func (r *record) note(o *task.Outcome) {
 
 // putBack makes a released or retried task wait.
 func (db *DB) putBack(r *record, o *task.Outcome, now time.Time) {
-	r.state = o.State
+	r.state = stateOf(o.State)
 	if o.State == task.Retried || !o.NotBefore.IsZero() {
-		r.starts, r.redelivered, r.notBefore = 0, false, o.NotBefore
+		r.starts, r.redelivered = 0, false
+		r.setNotBefore(o.NotBefore)
 	}
 	if due := dueAt(o.NotBefore, now); due != 0 {
 		db.delay(r, due)
@@ -209,19 +210,25 @@ func (db *DB) putBack(r *record, o *task.Outcome, now time.Time) {
 
 // finish makes a task that succeeded or was cancelled a status alone.
 func (db *DB) finish(r *record, o *task.Outcome, now time.Time) {
-	r.state, r.reason, r.finishedAt = o.State, o.Reason, o.EndedAt
-	if r.finishedAt.IsZero() {
-		r.finishedAt = now
-	}
-	if o.State == task.Succeeded {
-		r.result = bytes.Clone(o.Result)
-	}
+	r.end(o, now)
 	if r.extra != nil {
 		r.extra.revoke = nil
 	}
 	r.place = done
 	r.trim()
 	db.retain(r, o.Keep, now)
+}
+
+// end takes over what a terminal outcome says.
+func (r *record) end(o *task.Outcome, now time.Time) {
+	r.state, r.finishedAt = stateOf(o.State), momentOf(o.EndedAt)
+	if r.finishedAt == 0 {
+		r.finishedAt = now.UnixNano()
+	}
+	if o.State == task.Succeeded {
+		r.result = bytes.Clone(o.Result)
+	}
+	r.setReason(o.Reason)
 }
 
 // retain keeps a done record for its retention.
