@@ -1,6 +1,7 @@
 package sqlite_test
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -58,6 +59,12 @@ func zoo(t *testing.T, path string) {
 }
 
 func TestCheckFinds(t *testing.T) {
+	whole := newPath(t)
+	zoo(t, whole)
+	animals, err := os.ReadFile(whole)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct{ what, sql, want string }{
 		{"a counter", "UPDATE stem_queue SET leased = 7", "its counters say"},
 		{"a row that is gone", "DELETE FROM stem_task WHERE id = 'ready'", "its counters say"},
@@ -86,7 +93,9 @@ func TestCheckFinds(t *testing.T) {
 		t.Run(c.what, func(t *testing.T) {
 			t.Parallel()
 			path := newPath(t)
-			zoo(t, path)
+			if err := os.WriteFile(path, animals, 0o600); err != nil {
+				t.Fatal(err)
+			}
 			raw(t, path, c.sql)
 			db, err := sqlite.Open(t.Context(), sqlite.Config{Path: path})
 			if err != nil {

@@ -11,8 +11,11 @@ import (
 )
 
 const (
-	// dueSize is how many due or lapsed tasks one exchange moves at most.
-	dueSize = 1000
+	// dueSize is how many due or lapsed tasks are moved at a time, and
+	// duePages how often one exchange does so before it has what it wants. The
+	// first of many that are due together need not wait for the last.
+	dueSize  = 256
+	duePages = 20
 	// nextScan is how many coming moments one exchange looks at to find the
 	// first of a subscribed queue. Past them it names the last one it saw,
 	// which is too early at worst.
@@ -77,21 +80,24 @@ func (db *DB) exchange(ctx context.Context, done []settlement, live []renewal, s
 
 // receive moves what is due, leases what is ready, and says when to come back.
 func (t *tx) receive(sel *selection, x *exchanged) error {
-	overdue, err := t.moveDue()
-	if err != nil {
-		return err
-	}
-	queues, err := t.readyQueues(sel.entries, sel.turn)
-	if err != nil {
-		return err
-	}
 	worker, err := t.workerID(sel.worker)
 	if err != nil {
 		return err
 	}
-	if sel.want.Count > 0 {
+	var queues []numberedQueue
+	overdue := true
+	for page := 0; page < duePages && overdue; page++ {
+		if overdue, err = t.moveDue(); err != nil {
+			return err
+		}
+		if queues, err = t.readyQueues(sel.entries, sel.turn); err != nil {
+			return err
+		}
 		if err := t.lease(sel, queues, worker, x); err != nil {
 			return err
+		}
+		if len(x.taken) >= sel.want.Count {
+			break
 		}
 	}
 	if x.more, err = t.anyReady(queues); err != nil {
@@ -199,7 +205,10 @@ func (t *tx) readyQueues(entries []string, turn int) ([]numberedQueue, error) {
 // lease takes ready tasks up to what is wanted. The queues of a pattern get
 // equal shares first, and then what is left.
 func (t *tx) lease(sel *selection, queues []numberedQueue, worker int64, x *exchanged) error {
-	room := room{count: sel.want.Count, bytes: sel.want.Bytes, bounded: sel.want.Bytes > 0, first: true}
+	room := room{count: sel.want.Count - len(x.taken), bytes: sel.want.Bytes, bounded: sel.want.Bytes > 0, first: len(x.taken) == 0}
+	for i := range x.taken {
+		room.bytes -= x.taken[i].size
+	}
 	again := false
 	for _, q := range queues {
 		limit := room.count

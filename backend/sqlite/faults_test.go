@@ -249,3 +249,51 @@ func TestGivingUpWhileTheLockIsHeld(t *testing.T) {
 	}
 	wantReady(t, b, 0)
 }
+
+// TestLeasesOutliveAStoppedProcess: while another process holds the lock,
+// nobody can renew. Who gets it next does not take that for a lapse.
+func TestLeasesOutliveAStoppedProcess(t *testing.T) {
+	path := newPath(t)
+	one, two := open(t, sqlite.Config{Path: path}), open(t, sqlite.Config{Path: path})
+	publish(t, one.Broker(), envelope("a", "q"))
+	const lease = 400 * time.Millisecond
+	sub := broker.Subscription{Worker: "w", Queues: []string{"q"}, Lease: lease}
+	holder, err := one.Broker().Open(t.Context(), sub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := two.Broker().Open(t.Context(), sub)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := exchange(t, holder, nil, 1).Deliveries[0]
+	began := time.Now()
+
+	lock, err := os.OpenFile(path+"-lock", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := sqlite.LockFile(lock, true); err != nil {
+		t.Fatal(err)
+	}
+	publish := together(1, func(int) error {
+		_, err := two.Broker().Publish(t.Context(), []broker.Publication{{Envelope: envelope("b", "else")}})
+		return err
+	})
+	eventually(t, "it waits for the lock, and the lease is over", func() bool {
+		return two.Pending() == 1 && time.Since(began) > lease+lease/2
+	})
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := publish()[0]; err != nil {
+		t.Fatal(err)
+	}
+	if ds := exchange(t, other, nil, 1).Deliveries; len(ds) > 0 {
+		t.Errorf("%s passed to another, though nobody could renew it", ds[0].Receipt.ID)
+	}
+	errs, err := one.Broker().Renew(t.Context(), []broker.Renewal{{Receipt: d.Receipt}})
+	if err != nil || errs[0] != nil {
+		t.Errorf("renewing after the lock was free: %v, %v", errs, err)
+	}
+}

@@ -3,6 +3,7 @@ package sqlite
 import (
 	"hash/fnv"
 	"sync"
+	"time"
 
 	"github.com/stemjobs/stem/broker"
 )
@@ -72,6 +73,17 @@ func (h *hub) list() []*consumer {
 		list = append(list, c)
 	}
 	return list
+}
+
+// shortestLease is that of the consumers here.
+func (h *hub) shortestLease() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	shortest := broker.DefaultLease
+	for c := range h.consumers {
+		shortest = min(shortest, c.sub.Lease)
+	}
+	return shortest
 }
 
 // forget tells all consumers what was settled without them.

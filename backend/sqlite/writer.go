@@ -237,7 +237,7 @@ func (w *writer) acquire() error {
 	}
 	// Who held the lock for so long kept all others from renewing their
 	// leases. They get the chance before anything is taken back.
-	if waited := time.Since(since); waited > broker.DefaultLease/4 {
+	if waited := time.Since(since); waited > w.db.hub.shortestLease()/4 {
 		w.reclaimAt = time.Now().Add(waited)
 		w.db.log.Warn("waited for the SQLite file's lock", "file", w.lock.Name(), "waited", waited)
 	}
