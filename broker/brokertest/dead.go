@@ -29,7 +29,7 @@ func deadOnes(e *env, n int) (newestFirst []string) {
 	all = append(all, envelope("x", onQueue("deaf"), func(v *task.Envelope) { v.Name = "other.task" }), envelope("y", onQueue("other")))
 	e.publish(all...)
 	c := e.open("dead", "deaf", "other")
-	for i, d := range c.take(len(all)) {
+	for i, d := range c.all(len(all)) {
 		if i == n/2 {
 			time.Sleep(2 * poll) // for a filter by moment, and an order by it
 		}
@@ -99,7 +99,11 @@ func listDead(e *env, ids []string) {
 // replayDead replays one of queue "deaf" and follows it to its second death.
 func replayDead(e *env) {
 	f := broker.DeadFilter{Queue: "deaf"}
-	before := e.dead(f)[0]
+	listed := e.dead(f)
+	if len(listed) != 1 {
+		e.Fatalf("dead letters of queue deaf: got %v, want x", deadIDs(listed))
+	}
+	before := listed[0]
 	dry := e.replay(f, broker.ReplayOptions{DryRun: true})
 	if dry.Count != 1 || len(dry.Entries) != 1 || dry.Entries[0].ID != "x" {
 		e.Errorf("a dry replay of one: got %+v", dry)

@@ -208,6 +208,16 @@ func (c *consumer) one() broker.Delivery {
 	return ds[0]
 }
 
+// all receives by one exchange the n that must be ready.
+func (c *consumer) all(n int) []broker.Delivery {
+	c.e.Helper()
+	ds := c.take(n)
+	if len(ds) != n {
+		c.e.Fatalf("%d were delivered, of %d that are ready: %v", len(ds), n, idsOf(ds))
+	}
+	return ds
+}
+
 // wantIDs receives by one exchange exactly these, in this order.
 func (c *consumer) wantIDs(what string, want ...string) []broker.Delivery {
 	c.e.Helper()

@@ -378,7 +378,7 @@ func (m *model) compare() {
 // drain takes all that is ready, once each, and compares the dead.
 func (m *model) drain() {
 	for _, c := range m.consumers {
-		for len(m.in(ready)) > 0 {
+		for len(m.in(ready)) > 0 && !m.Failed() {
 			ds := c.take(5)
 			for _, d := range ds {
 				m.delivered(c, d)

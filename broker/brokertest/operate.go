@@ -27,7 +27,7 @@ func testB25(e *env) {
 		e.publish(envelope("d", onQueue("m"), notBefore(now().Add(long))), envelope("d2", onQueue("only-delayed"), notBefore(now().Add(long))))
 	}
 	c := e.open("m")
-	ds := c.take(3)
+	ds := c.all(3)
 	e.settle(ds[0], task.Failed)
 	e.settle(ds[1], task.Succeeded)
 	time.Sleep(2 * poll)
@@ -68,7 +68,7 @@ func testB26(e *env) {
 	}
 	e.publish(envelope("other", onQueue("other")))
 	c := e.open()
-	ds := c.take(2)
+	ds := c.all(2)
 	e.settle(ds[1], task.Failed)
 	var got []string
 	for range 10 {

@@ -62,7 +62,7 @@ func testP1(e *env) {
 	}
 	e.publishIDs("done", "dead", "retried", "held", "unstarted", "spared", "ready")
 	c := e.open()
-	ds := c.take(6)
+	ds := c.all(6)
 	e.settle(ds[0], task.Succeeded)
 	e.settle(ds[1], task.Failed)
 	retry := settlement(ds[2], task.Retried)
@@ -143,7 +143,7 @@ func revokeHeld(e *env, r broker.Revoker, c *consumer, ds []broker.Delivery) {
 // nobody had asked.
 func revokeExpiring(e *env, r broker.Revoker) {
 	e.publish(envelope("orphan", onQueue("o")), envelope("given-back", onQueue("o")))
-	ds := e.openShort("o").take(2)
+	ds := e.openShort("o").all(2)
 	for _, d := range ds {
 		e.revoke(r, d.Envelope.ID, false)
 	}
@@ -188,7 +188,7 @@ func testP3(e *env) {
 	e.publish(envelope("purged", onQueue("p")))
 	holds("published", map[string]bool{"done": true, "ready": true, "purged": true, "never": false})
 	c := e.open()
-	ds := c.take(5)
+	ds := c.all(5)
 	e.start(ds[3])
 	holds("leased", map[string]bool{"done": true, "leased": true, "dead": true, "ready": true})
 	for i, s := range []task.State{task.Succeeded, task.Failed, task.Retried} {

@@ -42,7 +42,7 @@ func survives(e *env) {
 	e.publishIDs("leased", "dead", "done", "ready")
 	e.publish(envelope("delayed", notBefore(now().Add(long))))
 	c := e.open()
-	ds := c.take(3)
+	ds := c.all(3)
 	e.settle(ds[1], task.Failed)
 	e.settle(ds[2], task.Succeeded)
 	if err := e.Broker.Close(); err != nil {
@@ -66,7 +66,7 @@ func testB2(e *env) {
 	e.publishIDs("leased", "dead", "retried", "ready")
 	e.publish(envelope("delayed", notBefore(now().Add(long))))
 	c := e.open()
-	ds := c.take(3)
+	ds := c.all(3)
 	e.settle(ds[1], task.Failed)
 	again := settlement(ds[2], task.Retried)
 	again.Outcome.NotBefore = now().Add(long)

@@ -210,7 +210,7 @@ func testB10(e *env) {
 	e.publishIDs(ids[1:5]...)
 	e.publishIDs(ids[5:]...)
 	c := e.open()
-	ds := c.take(4)
+	ds := c.all(4)
 	if got := idsOf(ds); !slices.Equal(got, ids[:4]) {
 		e.Fatalf("first published first: got %v, want %v", got, ids[:4])
 	}

@@ -30,6 +30,10 @@ type Backend struct {
 	// Results is where the broker's statuses show: its own store, or the other
 	// store of a joined broker. Nil: none are kept, and none are checked.
 	Results store.Results
+
+	// Handle is the backend's own: whatever its Reopen and InjectMalformed
+	// need to find the store again.
+	Handle any
 }
 
 // Options describe a backend to the suite.
