@@ -197,48 +197,63 @@ func (b *fileBroker) Purge(ctx context.Context, p broker.Purge) ([]string, error
 	if limit <= 0 {
 		limit = 1000
 	}
-	var ids []string
-	err := b.db.write(ctx, func(t *tx) error {
-		ids = nil
-		queue, found, err := t.db.names.queueID(t.conn, p.Queue)
-		if err != nil || !found {
-			return err
+	var waiting, ids []string
+	err := b.db.scan(ctx, func(c *conn) (err error) {
+		queue, found, err := b.db.names.queueID(c, p.Queue)
+		if err == nil && found {
+			waiting, err = c.waiting(queue, limit)
 		}
-		waiting, err := t.waiting(queue, limit)
-		if err != nil {
-			return err
-		}
-		for i := range waiting {
-			if err := t.cancel(&waiting[i], task.ReasonPurged, p.Keep); err != nil {
-				return err
-			}
-			ids = append(ids, waiting[i].id)
-		}
-		return nil
+		return err
 	})
+	if err == nil && len(waiting) > 0 {
+		err = b.db.write(ctx, func(t *tx) (err error) {
+			ids, err = t.purge(waiting, p.Keep)
+			return err
+		})
+	}
 	if err != nil {
 		return nil, fmt.Errorf("purge queue %s: %w", p.Queue, err)
+	}
+	if len(ids) == 0 && len(waiting) > 0 {
+		return b.Purge(ctx, p) // all of this page were taken meanwhile: there may be more
 	}
 	return ids, nil
 }
 
-// waiting returns the first ready and then delayed tasks of a queue.
-func (t *tx) waiting(queue int64, limit int) ([]row, error) {
-	var list []row
+// waiting returns the ids of the first ready and then delayed tasks of a queue.
+func (c *conn) waiting(queue int64, limit int) (ids []string, err error) {
 	add := func(s *sqlite3.Stmt) bool {
-		list = append(list, row{})
-		scanRow(s, &list[len(list)-1])
+		ids = append(ids, s.ColumnText(1))
 		return true
 	}
-	if err := t.each("ready", add, queue, limit); err != nil {
+	if err := c.each("ready", add, queue, limit); err != nil {
 		return nil, err
 	}
-	if left := limit - len(list); left > 0 {
-		if err := t.each("delayed-of", add, queue, left); err != nil {
+	if left := limit - len(ids); left > 0 {
+		if err := c.each("delayed-of", add, queue, left); err != nil {
 			return nil, err
 		}
 	}
-	return list, nil
+	return ids, nil
+}
+
+// purge cancels those of the tasks that wait still.
+func (t *tx) purge(waiting []string, keep time.Duration) (ids []string, err error) {
+	for _, id := range waiting {
+		var r row
+		found, err := t.byID(id, &r)
+		if err != nil {
+			return nil, err
+		}
+		if !found || r.place != ready && r.place != delayed {
+			continue
+		}
+		if err := t.cancel(&r, task.ReasonPurged, keep); err != nil {
+			return nil, err
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
 }
 
 // Revoke implements broker.Revoker.

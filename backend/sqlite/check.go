@@ -26,7 +26,7 @@ func (db *DB) Check(ctx context.Context) error {
 		return broker.ErrClosed
 	}
 	var found []error
-	err := db.read(ctx, func(c *conn) error {
+	err := db.scan(ctx, func(c *conn) error {
 		tx := c.Begin()
 		defer func() { _ = tx.Rollback() }() // it only read
 		var err error

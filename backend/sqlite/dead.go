@@ -60,7 +60,7 @@ func (d *deadLetters) ListDeadLetters(ctx context.Context, f broker.DeadFilter, 
 	}
 	var list []broker.DeadLetter
 	var cursor string
-	err = d.b.db.read(ctx, func(c *conn) error {
+	err = d.b.db.scan(ctx, func(c *conn) error {
 		list, cursor = nil, ""
 		return c.eachDead(d.b.db, false, from, f, func(l *broker.DeadLetter, at deadCursor) bool {
 			if len(list) == p.Size() {
@@ -194,8 +194,9 @@ func (d *deadLetters) page(c *conn, from deadCursor, f broker.DeadFilter, size i
 	return ids, at, err
 }
 
-// walk calls fn with pages of matching dead letters, up to a limit. A page is
-// one transaction; a dry run only reads.
+// walk calls fn for matching dead letters, oldest first, up to a limit, and
+// returns how many there were and the ids of the first. They are looked for
+// without the lock, and each is looked at again under it.
 func (d *deadLetters) walk(ctx context.Context, f broker.DeadFilter, limit int, dry bool, fn func(t *tx, r *row) error) (n int, named []string, err error) {
 	if err := d.b.check(ctx); err != nil {
 		return 0, nil, err
@@ -203,50 +204,57 @@ func (d *deadLetters) walk(ctx context.Context, f broker.DeadFilter, limit int, 
 	var from deadCursor
 	for limit <= 0 || n < limit {
 		size := deadPage
-		if len(f.IDs) > 0 {
-			size = len(f.IDs) // found by id, all at once
-		}
 		if limit > 0 {
 			size = min(size, limit-n)
 		}
 		var ids []string
-		var at deadCursor
-		if dry {
-			err = d.b.db.read(ctx, func(c *conn) (err error) {
-				ids, at, err = d.page(c, from, f, size)
-				return err
-			})
-		} else {
-			err = d.b.db.write(ctx, func(t *tx) (err error) {
-				if ids, at, err = d.page(t.conn, from, f, size); err != nil {
-					return err
-				}
-				return t.eachByID(ids, fn)
-			})
-		}
+		err = d.b.db.scan(ctx, func(c *conn) (err error) {
+			ids, from, err = d.page(c, from, f, size)
+			return err
+		})
 		if err != nil {
 			return n, named, err
 		}
-		n, from = n+len(ids), at
+		last := len(ids) < size
+		if !dry {
+			if ids, err = d.b.db.eachDead(ctx, ids, fn); err != nil {
+				return n, named, err
+			}
+		}
+		n += len(ids)
 		named = append(named, ids[:min(len(ids), namedMost-len(named))]...)
-		if len(ids) < size || len(f.IDs) > 0 {
+		if last {
 			break
 		}
 	}
 	return n, named, nil
 }
 
-func (t *tx) eachByID(ids []string, fn func(t *tx, r *row) error) error {
-	for _, id := range ids {
-		var r row
-		if found, err := t.byID(id, &r); err != nil || !found {
-			return err
-		}
-		if err := fn(t, &r); err != nil {
-			return err
-		}
+// eachDead calls fn, in one transaction, for those of the tasks that are dead
+// still, and returns their ids.
+func (db *DB) eachDead(ctx context.Context, ids []string, fn func(t *tx, r *row) error) (were []string, err error) {
+	if len(ids) == 0 {
+		return nil, nil
 	}
-	return nil
+	err = db.write(ctx, func(t *tx) error {
+		were = nil
+		for _, id := range ids {
+			var r row
+			found, err := t.byID(id, &r)
+			if err != nil {
+				return err
+			}
+			if !found || r.place != dead {
+				continue
+			}
+			if err := fn(t, &r); err != nil {
+				return err
+			}
+			were = append(were, id)
+		}
+		return nil
+	})
+	return were, err
 }
 
 // ReplayDeadLetters implements broker.DeadLetters. An error after some pages

@@ -22,7 +22,7 @@ func (s *results) List(ctx context.Context, q store.Query) (store.List, error) {
 		return store.List{}, err
 	}
 	var list store.List
-	err = s.db.read(ctx, func(c *conn) error {
+	err = s.db.scan(ctx, func(c *conn) error {
 		// Both listings must be of one moment.
 		tx := c.Begin()
 		defer func() { _ = tx.Rollback() }() // it only read

@@ -189,11 +189,26 @@ func (db *DB) isClosed() bool {
 type readers struct {
 	db    *DB
 	slots chan struct{}
+	scans chan struct{} // those that may take long leave slots to the others
 	idle  chan *conn
 }
 
 func (r *readers) init(db *DB) {
 	r.db, r.slots, r.idle = db, make(chan struct{}, maxReaders), make(chan *conn, 2)
+	r.scans = make(chan struct{}, maxReaders/2)
+}
+
+// scan is read for what may take long.
+func (db *DB) scan(ctx context.Context, fn func(c *conn) error) error {
+	select {
+	case db.readers.scans <- struct{}{}:
+		defer func() { <-db.readers.scans }()
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-db.closed:
+		return broker.ErrClosed
+	}
+	return db.read(ctx, fn)
 }
 
 // read runs fn with a connection of its own.
