@@ -64,7 +64,7 @@ type OpenError struct {
 	Err error
 }
 
-func (e *OpenError) Error() string { return fmt.Sprintf("open %s: %s", e.URL, e.Err) }
+func (e *OpenError) Error() string { return e.URL + ": " + e.Err.Error() }
 
 // Unwrap returns what went wrong.
 func (e *OpenError) Unwrap() error { return e.Err }

@@ -91,7 +91,7 @@ func samePath(path string) string {
 func mustExist(path string) error {
 	_, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("there is no such file (%w); the first enqueue or worker makes it", fs.ErrNotExist)
+		return fmt.Errorf("open %s: %w; the first enqueue or worker makes it", path, fs.ErrNotExist)
 	}
 	return err
 }

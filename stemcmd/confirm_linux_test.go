@@ -44,7 +44,7 @@ func terminal(t *testing.T) (person, program *os.File) {
 func TestConfirmation(t *testing.T) {
 	db := "sqlite:" + filepath.Join(t.TempDir(), "stem.db")
 	run := func(p stemcmd.Process, args ...string) int {
-		p.Args = append(args, "--broker", db)
+		p.Args = append([]string{"--broker", db}, args...)
 		return stemcmd.Run(context.Background(), stemcmd.App{Name: "stem"}, p)
 	}
 	waiting := func() string {

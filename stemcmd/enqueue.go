@@ -216,7 +216,7 @@ func (s *session) enqueueOne(ctx context.Context, f *enqueueFlags, name string) 
 	if err != nil {
 		return err
 	}
-	client, err := s.clientOn(ctx, false, nil)
+	client, err := s.producer(ctx)
 	if err != nil {
 		return err
 	}
@@ -240,6 +240,16 @@ func (s *session) enqueueOne(ctx context.Context, f *enqueueFlags, name string) 
 	}
 	fmt.Fprintln(s.stdout, r.ID)
 	return nil
+}
+
+// producer opens the stores to enqueue. A store in this process's memory would
+// lose the task when the command ends.
+func (s *session) producer(ctx context.Context) (*stem.Client, error) {
+	if strings.HasPrefix(s.conf.Config.Broker, "memory:") && s.app.Openers["memory"] == nil {
+		return nil, usage("memory: lives in one process: the task would be gone when this command ends").
+			hinted("Name a store that stays, as in --broker sqlite:stem.db")
+	}
+	return s.clientOn(ctx, false, nil)
 }
 
 // enqueueError adds how to repeat, where that is safe.

@@ -12,7 +12,7 @@ import (
 // format says which.
 func newLogger(w io.Writer, level slog.Level, format string, colour, terminal bool) *slog.Logger {
 	if format == "text" || format == "" && terminal {
-		return slog.New(tint.NewHandler(w, &tint.Options{Level: level, NoColor: !colour, TimeFormat: time.TimeOnly + ".000"}))
+		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, NoColor: !colour, TimeFormat: time.TimeOnly + ".000"}))
 	}
 	return slog.New(slog.NewJSONHandler(w, &slog.HandlerOptions{Level: level, ReplaceAttr: utc}))
 }

@@ -3,6 +3,7 @@ package stemcmd_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -13,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ncruces/go-sqlite3"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/stemjobs/stem"
@@ -47,6 +49,7 @@ func shop() stemcmd.App {
 			stem.NewTask[stem.None, string]("shop.huge", stem.MaxRetries(0)).
 				With(func(context.Context, stem.None) (string, error) { return strings.Repeat("x", 2<<20), nil }),
 			stem.NewTask[string, stem.None]("shop.sleep").Do(sleep),
+			stem.NewTask[string, stem.None]("shop.gate").Do(gate),
 			stem.NewTask[string, stem.None]("shop.deaf").
 				Do(func(_ context.Context, d string) error { return sleep(context.Background(), d) }),
 		},
@@ -66,18 +69,39 @@ func sleep(ctx context.Context, d string) error {
 	}
 }
 
+// gate waits until there is a file of that name.
+func gate(ctx context.Context, path string) error {
+	for {
+		if _, err := os.Stat(path); err == nil {
+			return nil
+		}
+		if err := sleep(ctx, "10ms"); err != nil {
+			return err
+		}
+	}
+}
+
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("GORACE", "atexit_sleep_ms=0") // else each command sleeps a second at its end
 			return nil
+		},
+		Condition: func(name string) (bool, error) {
+			if name != "root" {
+				return false, fmt.Errorf("unknown condition %s", name)
+			}
+			return os.Geteuid() == 0, nil // whom no mode of a file stops
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":      exits,
 			"signal":     sendSignal,
 			"listen":     listen,
+			"sql":        runSQL,
+			"damage":     damage,
 			"repeat":     repeat,
 			"eventually": eventually,
 		},
@@ -119,6 +143,24 @@ func listen(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	ts.Defer(func() { _ = l.Close() })
 	ts.Setenv(args[0], l.Addr().String())
+}
+
+// sql FILE STATEMENT runs a statement on a database.
+func runSQL(ts *testscript.TestScript, _ bool, args []string) {
+	c, err := sqlite3.Open(ts.MkAbs(args[0]))
+	ts.Check(err)
+	ts.Check(errors.Join(c.Exec(args[1]), c.Close()))
+}
+
+// damage FILE overwrites all of a file but its first kilobyte.
+func damage(ts *testscript.TestScript, _ bool, args []string) {
+	path := ts.MkAbs(args[0])
+	data, err := os.ReadFile(path)
+	ts.Check(err)
+	for i := 1024; i < len(data); i++ {
+		data[i] = 'x'
+	}
+	ts.Check(os.WriteFile(path, data, 0o600))
 }
 
 // repeat FILE TEXT N TAIL writes TEXT N times and then TAIL into a file; \n stands

@@ -3,6 +3,7 @@ package stemcmd
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -47,8 +48,7 @@ func list[T any](s *session, v view[T], pages iter.Seq2[[]T, error]) (int, error
 	p.begin()
 	for page, err := range pages {
 		if err != nil {
-			p.end()
-			return p.n, err
+			return p.n, errors.Join(err, p.end())
 		}
 		if err := p.page(page); err != nil || s.stdout.gone.Load() {
 			return p.n, err

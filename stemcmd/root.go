@@ -63,6 +63,7 @@ func (s *session) addGlobalFlags(f *pflag.FlagSet) {
 	f.String("namespace", "", "`NAME` under which everything lives; default: stem (STEM_NAMESPACE)")
 	f.StringVar(&s.flags.envFile, "env-file", "", "`FILE` of KEY=VALUE lines, weaker than the environment")
 	f.StringVarP(&s.flags.output, "output", "o", asTable, "`FORMAT`: table, wide, json, jsonl or name")
+	f.BoolP("help", "h", false, "show this help") // cobra finds it too late for "stem --help dlq"
 	f.BoolVar(&s.flags.noColor, "no-color", false, "no colours, as NO_COLOR does")
 	f.Var(&s.flags.timeout, "timeout", "give up after this long; default: 30s where a command only asks, never where it waits or works")
 }

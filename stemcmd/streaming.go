@@ -34,7 +34,7 @@ func (s *session) enqueueStream(ctx context.Context, f *enqueueFlags, args []str
 	if err != nil {
 		return err
 	}
-	client, err := s.clientOn(ctx, false, nil)
+	client, err := s.producer(ctx)
 	if err != nil {
 		return err
 	}

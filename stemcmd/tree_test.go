@@ -2,7 +2,7 @@ package stemcmd
 
 import (
 	"bytes"
-	"context"
+	"slices"
 	"strings"
 	"testing"
 
@@ -40,13 +40,14 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 func TestHelpOfEveryCommand(t *testing.T) {
 	var walk func(c *cobra.Command)
 	walk = func(c *cobra.Command) {
-		var out, errs bytes.Buffer
-		args := append(strings.Fields(c.CommandPath())[1:], "--help")
-		if code := Run(context.Background(), App{Demo: true}, Process{Args: args, Stdout: &out, Stderr: &errs}); code != ExitDone {
-			t.Errorf("%s --help: exit code %d: %s", c.CommandPath(), code, errs.String())
-		}
-		if !strings.Contains(out.String(), "--broker URL") || strings.Contains(out.String(), "{{stem}}") || errs.Len() > 0 {
-			t.Errorf("%s --help:\n%s%s", c.CommandPath(), out.String(), errs.String())
+		words, help := strings.Fields(c.CommandPath())[1:], []string{"--help"}
+		for _, args := range [][]string{slices.Concat(words, help), slices.Concat(help, words)} {
+			var out, errs bytes.Buffer
+			code := Run(t.Context(), App{Demo: true}, Process{Args: args, Stdout: &out, Stderr: &errs})
+			text := out.String()
+			if code != ExitDone || errs.Len() > 0 || !strings.Contains(text, "--broker URL") || strings.Contains(text, "{{stem}}") {
+				t.Errorf("%q: exit code %d\n%s%s", args, code, text, errs.String())
+			}
 		}
 		for _, sub := range c.Commands() {
 			walk(sub)

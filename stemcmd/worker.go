@@ -47,6 +47,7 @@ func (s *session) workerRunCommand() *cobra.Command {
   SIGINT (Ctrl-C)   soft: also cancels what runs, and gives it back uncounted
   SIGINT again,
   SIGQUIT           hard: stops now; leases bring the work back
+  --timeout is over warm
 The exit code is 0 after a clean stop, 6 when something had to be abandoned.
 
 It executes the program's own tasks and those of the tasks file. Its log goes to
@@ -182,6 +183,11 @@ func (s *session) workerRun(ctx context.Context, f *workerFlags) error {
 	o, err := s.workerOptions(f, known)
 	if err != nil {
 		return err
+	}
+	if limit := time.Duration(s.flags.timeout); limit > 0 {
+		var end context.CancelFunc
+		ctx, end = context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w after %s", errTimeout, limit))
+		defer end()
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
