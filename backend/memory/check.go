@@ -12,8 +12,7 @@ import (
 // with what they count. The error names everything that is wrong. It looks at
 // all there is with the DB locked: it is for tests and for doctors.
 func (db *DB) Check(ctx context.Context) error {
-	open := false
-	if _, err := db.enter(ctx, &open); err != nil {
+	if _, err := db.enter(ctx, nil); err != nil {
 		return fmt.Errorf("check memory: %w", err)
 	}
 	defer db.leave()
@@ -226,10 +225,17 @@ func (c *checker) moments() {
 }
 
 func (c *checker) selectors() {
+	idlers := map[*consumer]bool{}
+	defer func() {
+		if len(idlers) != c.db.idle {
+			c.fail("%d idle consumers, counted as %d", len(idlers), c.db.idle)
+		}
+	}()
 	for _, s := range c.db.selectors {
 		idle := 0
 		for _, o := range s.consumers {
 			if o.idle {
+				idlers[o] = true
 				idle++
 			}
 		}

@@ -132,12 +132,15 @@ func (c *consumer) pending() bool {
 	return false
 }
 
-// passOn wakes another consumer for each entry that has ready tasks.
+// passOn wakes one more for each of the consumer's queues that has ready
+// tasks, by whatever entry that one subscribes to it.
 func (c *consumer) passOn() {
 	for _, s := range c.entries {
-		if len(s.filled) > 0 && !s.wakeOne() {
-			// Those who subscribe to the queue by another entry.
-			s.filled[s.turn%len(s.filled)].wakeOne()
+		for _, q := range s.filled {
+			if c.tasks.db.idle == 0 {
+				return
+			}
+			q.wakeOne()
 		}
 	}
 }
@@ -176,6 +179,11 @@ func (c *consumer) setIdle(idle bool) {
 		return
 	}
 	c.idle = idle
+	if idle {
+		c.tasks.db.idle++
+	} else {
+		c.tasks.db.idle--
+	}
 	for i, s := range c.entries {
 		if slices.Index(c.entries, s) != i {
 			continue // an entry given twice

@@ -42,6 +42,7 @@ type DB struct {
 	selectors map[string]*selector // what open consumers subscribe to
 	patterns  []*selector          // those of them that are patterns
 	touched   []*queue             // got ready tasks in the present call
+	idle      int                  // consumers that wait for work
 
 	seq   int64 // of the newest place in a line
 	epoch int64 // of the newest lease or replay of any task
@@ -101,14 +102,15 @@ func (db *DB) Close() error {
 	return nil
 }
 
-// enter begins a call: it locks the DB and brings it up to now, or returns the
-// error that ends the call, with the DB unlocked.
+// enter begins a call of something that may be closed by itself (nil: it may
+// not): it locks the DB and brings it up to now, or returns the error that ends
+// the call, with the DB unlocked.
 func (db *DB) enter(ctx context.Context, closed *bool) (now time.Time, err error) {
 	if err := ctx.Err(); err != nil {
 		return now, err
 	}
 	db.mu.Lock()
-	if db.closed || *closed {
+	if db.closed || closed != nil && *closed {
 		db.mu.Unlock()
 		return now, broker.ErrClosed
 	}

@@ -193,10 +193,7 @@ func (db *DB) notify(r *record) {
 }
 
 // heartbeats is the store of heartbeats.
-type heartbeats struct {
-	db     *DB
-	closed bool // never
-}
+type heartbeats struct{ db *DB }
 
 type beat struct {
 	store.Heartbeat
@@ -205,7 +202,7 @@ type beat struct {
 
 // Beat keeps a worker's heartbeat for ttl; see store.Heartbeats.
 func (s *heartbeats) Beat(ctx context.Context, h store.Heartbeat, ttl time.Duration) error {
-	now, err := s.db.enter(ctx, &s.closed)
+	now, err := s.db.enter(ctx, nil)
 	if err != nil {
 		return fmt.Errorf("store a heartbeat: %w", err)
 	}
@@ -220,7 +217,7 @@ func (s *heartbeats) Beat(ctx context.Context, h store.Heartbeat, ttl time.Durat
 
 // Workers lists the heartbeats that are fresh, by worker.
 func (s *heartbeats) Workers(ctx context.Context) ([]store.Heartbeat, error) {
-	now, err := s.db.enter(ctx, &s.closed)
+	now, err := s.db.enter(ctx, nil)
 	if err != nil {
 		return nil, fmt.Errorf("list heartbeats: %w", err)
 	}

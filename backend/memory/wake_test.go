@@ -115,6 +115,32 @@ func TestWhoIsFullSleepsThroughWorkButHearsOfRevocations(t *testing.T) {
 	})
 }
 
+func TestWhoHasNoRoomWakesThoseWhoSubscribeOtherwise(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := open(t).Broker()
+		all, named, other := consumer(t, b, "*"), consumer(t, b, "b"), consumer(t, b, "c")
+		waits := map[broker.Consumer]<-chan error{}
+		for _, c := range []broker.Consumer{all, named, other} {
+			waits[c] = waitFor(t.Context(), c)
+		}
+		publish(t, b, publication("b1", "b"))
+		called, next := all, named
+		if ended(waits[named]) {
+			called, next = named, all
+		}
+		if !ended(waits[called]) || ended(waits[next]) {
+			t.Fatal("one task woke none, or both who subscribe to its queue")
+		}
+		receive(t, called, 0)
+		if !ended(waits[next]) {
+			t.Error("one who had no room was woken, and did not wake the other")
+		}
+		if ended(waits[other]) {
+			t.Error("one who does not subscribe to the queue was woken")
+		}
+	})
+}
+
 func TestCallOfOneWhoGoesAwayIsPassedOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := open(t).Broker()
