@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -77,6 +79,33 @@ func TestPlainStaysPlain(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestGoldenVector reads the payload that testdata/wire shows to others.
+func TestGoldenVector(t *testing.T) {
+	data, err := os.ReadFile(filepath.Join("..", "testdata", "wire", "valid.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var vectors []struct{ Name, Wire string }
+	if err := json.Unmarshal(data, &vectors); err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range vectors {
+		if v.Name != "encoded args" {
+			continue
+		}
+		e, err := task.Decode([]byte(v.Wire))
+		if err != nil {
+			t.Fatal(err)
+		}
+		plain, err := newSet(t, gzip.New(0)).Unpack(e.Headers[task.HeaderEncoder], e.Args)
+		if err != nil || string(plain) != `{"to":"ada@example.org"}` {
+			t.Errorf("Unpack = %s, %v", plain, err)
+		}
+		return
+	}
+	t.Error("the vector is gone")
 }
 
 func TestNilIsNull(t *testing.T) {

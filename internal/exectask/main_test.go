@@ -172,7 +172,7 @@ type watcher struct {
 
 func newWatcher(t *testing.T) *watcher {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "exectask") // t.TempDir may be too long for a socket
+	dir, err := os.MkdirTemp("", "exectask") //nolint:usetesting // t.TempDir may be too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
