@@ -2,6 +2,7 @@ package brokertest
 
 import (
 	"context"
+	"maps"
 	"sync"
 	"testing"
 	"time"
@@ -64,6 +65,25 @@ func (b *bent) context(ctx context.Context) context.Context {
 		return b.bend.ctx(ctx)
 	}
 	return ctx
+}
+
+// deliveries is the newest delivery of each id.
+func (b *bent) deliveries() map[string]broker.Delivery {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return maps.Clone(b.held)
+}
+
+// received is what a consumer got, and whether it started it.
+func (c *bentConsumer) received(started bool) (ds []broker.Delivery) {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	for id, d := range c.mine {
+		if c.b.started[id] == started {
+			ds = append(ds, d)
+		}
+	}
+	return ds
 }
 
 // on is what is bent, for hooks.

@@ -3,7 +3,6 @@ package brokertest
 import (
 	"context"
 	"errors"
-	"maps"
 	"slices"
 	"time"
 
@@ -126,13 +125,8 @@ func brokenSettling() []broken {
 
 func brokenLeases() []broken {
 	giveBack := func(ctx context.Context, c *bentConsumer, started bool) error {
-		c.b.mu.Lock()
-		mine := maps.Clone(c.mine)
-		c.b.mu.Unlock()
-		for id, d := range mine {
-			if c.b.started[id] == started {
-				_, _ = c.b.on().Settle(ctx, []broker.Settlement{settlement(d, task.Queued)})
-			}
+		for _, d := range c.received(started) {
+			_, _ = c.b.on().Settle(ctx, []broker.Settlement{settlement(d, task.Queued)})
 		}
 		return c.Consumer.Close(ctx)
 	}
@@ -191,7 +185,7 @@ func brokenLeases() []broken {
 			return giveBack(ctx, c, true)
 		}}},
 		{name: "loses what a closed consumer held", rule: "B23", also: "*", bend: bend{closed: func(ctx context.Context, c *bentConsumer) error {
-			for _, d := range c.mine {
+			for _, d := range append(c.received(false), c.received(true)...) {
 				s := settlement(d, task.Succeeded)
 				_, _ = c.b.on().Settle(ctx, []broker.Settlement{s})
 			}
@@ -225,7 +219,7 @@ func brokenOperating() []broken {
 		}}},
 		{name: "purges what is leased", rule: "B26", also: "", bend: bend{purge: func(b *bent, ctx context.Context, p broker.Purge) ([]string, error) {
 			ids, err := b.on().Purge(ctx, p)
-			for _, d := range b.held {
+			for _, d := range b.deliveries() {
 				if d.Queue == p.Queue {
 					_, _ = b.on().Settle(ctx, []broker.Settlement{settlement(d, task.Cancelled)})
 				}

@@ -133,7 +133,7 @@ func brokenPublishing() []broken {
 			return err
 		})}},
 		{name: "forgets an id that is leased", rule: "B2", also: "B29", bend: bend{publish: answered(func(b *bent, p broker.Publication, o *broker.Outcome) error {
-			if _, held := b.held[o.ExistingID]; held && o.State == broker.Exists {
+			if _, held := b.deliveries()[o.ExistingID]; held && o.State == broker.Exists {
 				*o = broker.Outcome{State: broker.Stored}
 			}
 			return nil
