@@ -12,10 +12,11 @@ import (
 
 const (
 	// dueSize is how many due or lapsed tasks are moved at a time, and
-	// duePages how often one exchange does so before it has what it wants. The
-	// first of many that are due together need not wait for the last.
-	dueSize  = 256
-	duePages = 20
+	// duePages how often one exchange does so before it has any for its
+	// consumer. The first of many that are due together do not wait for the
+	// last.
+	dueSize  = 128
+	duePages = 40
 	// nextScan is how many coming moments one exchange looks at to find the
 	// first of a subscribed queue. Past them it names the last one it saw,
 	// which is too early at worst.
@@ -96,7 +97,7 @@ func (t *tx) receive(sel *selection, x *exchanged) error {
 		if err := t.lease(sel, queues, worker, x); err != nil {
 			return err
 		}
-		if len(x.taken) >= sel.want.Count {
+		if len(x.taken) > 0 || sel.want.Count <= 0 {
 			break
 		}
 	}
@@ -104,7 +105,7 @@ func (t *tx) receive(sel *selection, x *exchanged) error {
 		return err
 	}
 	x.more = x.more || overdue
-	x.next, err = t.nextOf(t.db, sel.all, t.now)
+	x.next, err = t.nextOf(t.db, sel.all)
 	return err
 }
 
@@ -205,10 +206,7 @@ func (t *tx) readyQueues(entries []string, turn int) ([]numberedQueue, error) {
 // lease takes ready tasks up to what is wanted. The queues of a pattern get
 // equal shares first, and then what is left.
 func (t *tx) lease(sel *selection, queues []numberedQueue, worker int64, x *exchanged) error {
-	room := room{count: sel.want.Count - len(x.taken), bytes: sel.want.Bytes, bounded: sel.want.Bytes > 0, first: len(x.taken) == 0}
-	for i := range x.taken {
-		room.bytes -= x.taken[i].size
-	}
+	room := room{count: sel.want.Count, bytes: sel.want.Bytes, bounded: sel.want.Bytes > 0, first: true}
 	again := false
 	for _, q := range queues {
 		limit := room.count
@@ -303,7 +301,7 @@ func (c *conn) anyReady(queues []numberedQueue) (bool, error) {
 }
 
 // nextOf is how long until the next moment of a subscribed queue; 0: unknown.
-func (c *conn) nextOf(db *DB, entries []string, now int64) (time.Duration, error) {
+func (c *conn) nextOf(db *DB, entries []string) (time.Duration, error) {
 	last, found, scanned := int64(0), false, 0
 	var fault error
 	match := make(map[int64]bool)
@@ -332,7 +330,7 @@ func (c *conn) nextOf(db *DB, entries []string, now int64) (time.Duration, error
 	case !found && scanned < nextScan:
 		return 0, nil
 	}
-	return max(time.Duration(last-now)*time.Millisecond, time.Millisecond), nil
+	return max(time.Until(time.UnixMilli(last)), 100*time.Microsecond), nil
 }
 
 func matchAny(entries []string, name string) bool {
@@ -360,7 +358,7 @@ func (db *DB) look(ctx context.Context, sel *selection) (work bool, next time.Du
 		if work, err = c.anyReady(queues); err != nil || work {
 			return err
 		}
-		next, err = c.nextOf(db, sel.all, now)
+		next, err = c.nextOf(db, sel.all)
 		return err
 	})
 	return work, next, err
