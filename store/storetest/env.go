@@ -37,14 +37,7 @@ func newEnv(t testing.TB, o Options) *env {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	t.Cleanup(cancel)
-	e := &env{TB: t, Backend: o.Open(t), o: o, ctx: ctx}
-	if w, ok := e.Results.(store.Watcher); ok && e.Watcher == nil {
-		e.Errorf("%T is a Watcher, and Backend.Watcher is not set", w)
-	}
-	if w, ok := e.Results.(store.Outboxes); ok && e.Outboxes == nil {
-		e.Errorf("%T has Outboxes, and Backend.Outboxes is not set", w)
-	}
-	return e
+	return &env{TB: t, Backend: o.Open(t), o: o, ctx: ctx}
 }
 
 func now() time.Time { return time.Now().UTC().Truncate(time.Millisecond) }
@@ -228,7 +221,7 @@ func (e *env) requeue(id string, epoch int64, count int, at time.Time) error {
 func (e *env) is(what string, err, want error) {
 	e.Helper()
 	if !errors.Is(err, want) {
-		e.Errorf("%s: got error %v, want %q", what, err, want)
+		e.Errorf("%s: got error %v, want %v", what, err, want)
 	}
 }
 

@@ -15,6 +15,9 @@ import (
 
 // testS5: the outbox stays until it is cleared, and its record with it.
 func testS5(e *env) {
+	if o, ok := e.Results.(store.Outboxes); ok && e.Outboxes == nil {
+		e.Errorf("%T has Outboxes, and Backend.Outboxes is not set", o)
+	}
 	withOutbox := func(id string, keep time.Duration) store.Record {
 		r := outcomeOf(id, 1, task.Succeeded)
 		r.Outcome.Keep = keep

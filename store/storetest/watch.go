@@ -41,7 +41,10 @@ func empty(changed <-chan struct{}) {
 // testS12: subscribers are told of each change that follows.
 func testS12(e *env) {
 	if e.Watcher == nil {
-		return // env holds that Results is none
+		if w, ok := e.Results.(store.Watcher); ok {
+			e.Errorf("%T is a Watcher, and Backend.Watcher is not set", w)
+		}
+		return
 	}
 	changed, cancel := e.Watcher.Subscribe("a")
 	defer cancel()
