@@ -280,6 +280,16 @@ func TestEncodersCarryArgumentsAndResult(t *testing.T) {
 		if e != nil || len(s.Args) > 1000 {
 			r.Errorf("kept args of %d bytes, %v: they were not compressed", len(s.Args), e)
 		}
+		child := echo.Linked(stem.ID("child"))
+		if h, e = echo.Enqueue(r.Context(), r.client, long, stem.Link(child)); e != nil {
+			r.Fatal(e)
+		}
+		if _, e = h.Wait(r.Context()); e != nil {
+			r.Fatal(e)
+		}
+		if v, e := echo.Handle(r.client, "child").Wait(r.Context()); v != long || e != nil {
+			r.Errorf("the linked task got %.20v…, %v", v, e)
+		}
 	}, echo.With(func(_ context.Context, v any) (any, error) { return v, nil }))
 }
 

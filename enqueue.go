@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem/broker"
-	"github.com/stemjobs/stem/encode"
+	"github.com/stemjobs/stem/internal/runner"
 	"github.com/stemjobs/stem/measure"
 	"github.com/stemjobs/stem/task"
 )
@@ -237,7 +237,7 @@ func (c *Client) encodeArgs(e *task.Envelope, i *Item) error {
 
 // unpackResult returns a status's result as plain JSON.
 func (c *Client) unpackResult(s *Status) (json.RawMessage, error) {
-	raw := s.Meta[metaEncoder]
+	raw := s.Meta[task.MetaEncoder]
 	if raw == nil || s.Result == nil {
 		return s.Result, nil
 	}
@@ -247,10 +247,6 @@ func (c *Client) unpackResult(s *Status) (json.RawMessage, error) {
 	}
 	return c.codecs.Unpack(header, s.Result)
 }
-
-// metaEncoder names, in a status's meta, the encoders of its result: those of
-// the arguments.
-const metaEncoder = encode.Meta
 
 func (c *Client) fillMeta(ctx context.Context, e *task.Envelope, o *call, now time.Time) error {
 	m := map[string]json.RawMessage{}
@@ -269,7 +265,7 @@ func (c *Client) fillMeta(ctx context.Context, e *task.Envelope, o *call, now ti
 		m[task.MetaIgnoreResult] = json.RawMessage("true")
 	}
 	if h := e.Headers[task.HeaderEncoder]; h != "" {
-		m[metaEncoder] = quote(h)
+		m[task.MetaEncoder] = quote(h)
 	}
 	if len(o.meta) > 0 {
 		raw, err := json.Marshal(o.meta)
@@ -305,7 +301,7 @@ func quote(s string) json.RawMessage {
 // encodeLinks makes the envelopes of linked items: with ids, so that they are
 // enqueued once however often the settlement is repeated.
 func (c *Client) encodeLinks(ctx context.Context, items []Item, now time.Time) (json.RawMessage, error) {
-	envelopes := make([]json.RawMessage, len(items))
+	envelopes := make([]*task.Envelope, len(items))
 	for i := range items {
 		p, err := c.publication(ctx, &items[i], now)
 		if err != nil {
@@ -314,9 +310,7 @@ func (c *Client) encodeLinks(ctx context.Context, items []Item, now time.Time) (
 		if len(p.Claims) > 0 {
 			return nil, fmt.Errorf("%w option: an idempotency key on a linked task", task.ErrInvalid)
 		}
-		if envelopes[i], err = task.Encode(p.Envelope); err != nil {
-			return nil, fmt.Errorf("encode %s: %w", items[i].name, err)
-		}
+		envelopes[i] = p.Envelope
 	}
-	return json.Marshal(envelopes)
+	return runner.EncodeLinks(envelopes...)
 }

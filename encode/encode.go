@@ -41,10 +41,6 @@ type Encoder interface {
 // JSON is the id of the encoding that changes nothing.
 const JSON = "json"
 
-// Meta is the key, in the metadata of an envelope and of its status, of the
-// header that its result is encoded by.
-const Meta = "encoder"
-
 // MaxComposed is how many encoders one payload goes through at most.
 const MaxComposed = 8
 

@@ -65,6 +65,7 @@ const (
 	MetaLinks        = "links"        // envelopes enqueued when this one succeeds
 	MetaErrorLinks   = "errorLinks"   // envelopes enqueued when this one is dead-lettered
 	MetaUser         = "user"         // the caller's own annotations
+	MetaEncoder      = "encoder"      // the encoders of its result: those of HeaderEncoder
 )
 
 // HeaderEncoder names the payload encoders of Args, outermost last, joined by

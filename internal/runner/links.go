@@ -15,18 +15,22 @@ import (
 // whose Args are null gets the result as its argument; of an error link, an
 // object of the error's type and message and the failed task's id.
 func EncodeLinks(links ...*task.Envelope) (json.RawMessage, error) {
-	wires := make([]json.RawMessage, len(links))
+	// The wire forms are joined as they are: encoding them once more as JSON
+	// would rewrite the bytes of their arguments.
+	out := []byte{'['}
 	for i, e := range links {
 		if err := e.Validate(); err != nil {
 			return nil, fmt.Errorf("link %d: %w", i+1, err)
 		}
-		wire, err := task.Encode(e)
-		if err != nil {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		var err error
+		if out, err = task.AppendEncode(out, e); err != nil {
 			return nil, fmt.Errorf("encoding link %d: %w", i+1, err)
 		}
-		wires[i] = wire
 	}
-	return json.Marshal(wires)
+	return append(out, ']'), nil
 }
 
 // linkedError is the argument of an error link.
@@ -43,7 +47,7 @@ func links(parent *task.Envelope, o *task.Outcome) ([]broker.Publication, error)
 	}
 	switch o.State {
 	case task.Succeeded:
-		return decodeLinks(parent, task.MetaLinks, o.Result, o.EndedAt)
+		return decodeLinks(parent, task.MetaLinks, o.Result, parent.Headers[task.HeaderEncoder], o.EndedAt)
 	case task.Failed:
 		if parent.Meta[task.MetaErrorLinks] == nil {
 			return nil, nil
@@ -56,13 +60,15 @@ func links(parent *task.Envelope, o *task.Outcome) ([]broker.Publication, error)
 		if err != nil {
 			return nil, fmt.Errorf("encoding the error for its links: %w", err)
 		}
-		return decodeLinks(parent, task.MetaErrorLinks, args, o.EndedAt)
+		return decodeLinks(parent, task.MetaErrorLinks, args, "", o.EndedAt)
 	default:
 		return nil, nil
 	}
 }
 
-func decodeLinks(parent *task.Envelope, key string, args json.RawMessage, now time.Time) ([]broker.Publication, error) {
+// decodeLinks reads the linked envelopes and gives args, which the named
+// encoders have made, to those that have none of their own.
+func decodeLinks(parent *task.Envelope, key string, args json.RawMessage, encoder string, now time.Time) ([]broker.Publication, error) {
 	raw := parent.Meta[key]
 	if raw == nil {
 		return nil, nil
@@ -77,14 +83,28 @@ func decodeLinks(parent *task.Envelope, key string, args json.RawMessage, now ti
 		if err != nil {
 			return nil, fmt.Errorf("reading meta.%s, link %d: %w", key, i+1, err)
 		}
-		if e.Args == nil || string(e.Args) == null {
-			e.Args = args
-		}
 		e.EnqueuedAt = now.UTC().Truncate(time.Millisecond)
 		e.Meta = descend(parent, e.Meta)
+		if e.Args == nil || string(e.Args) == null {
+			inherit(e, args, encoder)
+		}
 		out[i] = broker.Publication{Envelope: e}
 	}
 	return out, nil
+}
+
+// inherit makes args the argument of a linked task, encoded as the parent's
+// result is. Its own result is encoded the same way.
+func inherit(e *task.Envelope, args json.RawMessage, encoder string) {
+	e.Args = args
+	if encoder == "" {
+		return
+	}
+	headers := make(map[string]string, len(e.Headers)+1)
+	maps.Copy(headers, e.Headers)
+	headers[task.HeaderEncoder] = encoder
+	e.Headers = headers
+	e.Meta[task.MetaEncoder] = json.RawMessage(`"` + encoder + `"`) // ids need no escapes
 }
 
 // descend returns meta with the line of descent from parent in it.
