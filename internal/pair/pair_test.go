@@ -48,6 +48,7 @@ var openers = map[string]opener{
 
 // TestConformance runs the suite of brokers on every pair of stores.
 func TestConformance(t *testing.T) {
+	t.Parallel()
 	for name, envelopes := range openers {
 		for other, results := range openers {
 			t.Run(name+" and "+other, func(t *testing.T) {

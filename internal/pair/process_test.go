@@ -96,6 +96,7 @@ func runChild(t *testing.T, dir string, at int, after bool) (string, error) {
 // TestKilledProcess kills a real process before and after each call that it
 // makes to either of two files.
 func TestKilledProcess(t *testing.T) {
+	t.Parallel()
 	out, err := runChild(t, t.TempDir(), 0, false)
 	if err != nil {
 		t.Fatalf("a child that is not killed: %v", err)
