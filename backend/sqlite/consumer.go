@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ncruces/go-sqlite3"
@@ -25,6 +26,7 @@ type consumer struct {
 	turn int // raised by each exchange: see selection
 
 	token  chan struct{} // capacity 1: there may be work or news
+	called atomic.Bool   // a Wait has returned for one
 	closed chan struct{}
 	socket *socket // where other processes wake it; nil: they cannot
 
@@ -76,20 +78,18 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 	if err := c.check(ctx); err != nil {
 		return broker.Batch{}, err
 	}
-	select {
-	case <-c.token: // whatever it stood for is seen below
-	default:
-	}
+	called := c.takeCall() // whatever it stood for is seen below
 	c.turn++
 	sel := c.selection(want)
 	if len(done) == 0 && len(live) == 0 {
-		work, next, err := c.db.look(ctx, sel)
+		work, x, err := c.db.look(ctx, sel)
 		if err != nil {
 			return broker.Batch{}, fmt.Errorf("exchange: %w", err)
 		}
 		if !work || want.Count <= 0 {
 			c.setHungry(want.Count > 0)
-			return c.withRevoked(ctx, broker.Batch{Next: next, More: work})
+			c.callOthers(x.left, called)
+			return c.withRevoked(ctx, broker.Batch{Next: x.next, More: work})
 		}
 	}
 	x, err := c.db.exchange(ctx, prepareSettlements(done), prepareRenewals(live), sel)
@@ -102,10 +102,30 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 	if c.remember(done, batch.Deliveries, x.taken) {
 		c.prune(ctx)
 	}
-	if x.more && len(x.taken) > 0 {
-		c.db.hub.callOneMore(c)
-	}
+	c.callOthers(x.left, called || len(x.taken) > 0)
 	return c.withRevoked(ctx, batch)
+}
+
+// takeCall reports whether the consumer was called since its last exchange.
+func (c *consumer) takeCall() bool {
+	called := c.called.Swap(false)
+	select {
+	case <-c.token:
+		return true
+	default:
+		return called
+	}
+}
+
+// callOthers passes on what the consumer leaves: it took all that it wanted, or
+// it was called and has no room.
+func (c *consumer) callOthers(left []string, passOn bool) {
+	if !passOn {
+		return
+	}
+	for _, queue := range left {
+		c.db.hub.callFor(queue, c)
+	}
 }
 
 func (c *consumer) selection(want broker.Want) *selection {
@@ -257,10 +277,9 @@ func (c *consumer) Wait(ctx context.Context, atMost time.Duration) error {
 	if err := c.check(ctx); err != nil {
 		return err
 	}
-	select {
-	case <-c.token:
+	if c.takeCall() {
+		c.called.Store(true)
 		return nil
-	default:
 	}
 	if atMost <= 0 {
 		return nil
@@ -274,6 +293,7 @@ func (c *consumer) Wait(ctx context.Context, atMost time.Duration) error {
 	defer timer.Stop()
 	select {
 	case <-c.token:
+		c.called.Store(true)
 		return nil
 	case <-timer.C:
 		return nil
@@ -354,6 +374,15 @@ func (c *consumer) end() bool {
 		c.db.hub.remove(c)
 	}
 	return first
+}
+
+// pass hands on a call that a consumer did not answer before it was closed.
+func (db *DB) pass(c *consumer) {
+	_, x, err := db.look(context.Background(), c.selection(broker.Want{}))
+	if err != nil {
+		return // the file is closed, or others find the work when they look
+	}
+	c.callOthers(x.left, true)
 }
 
 // giveBack returns a delivery that was not started, in place and uncounted.

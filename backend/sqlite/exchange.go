@@ -21,6 +21,8 @@ const (
 	// first of a subscribed queue. Past them it names the last one it saw,
 	// which is too early at worst.
 	nextScan = 256
+	// leftMost is how many queues an exchange names that have more.
+	leftMost = 4
 )
 
 // selection is what a consumer asks for.
@@ -38,6 +40,7 @@ type exchanged struct {
 	settled []error
 	renewed []error
 	taken   []taken
+	left    []string // queues with ready tasks left: the first few
 	more    bool
 	next    time.Duration
 }
@@ -101,10 +104,10 @@ func (t *tx) receive(sel *selection, x *exchanged) error {
 			break
 		}
 	}
-	if x.more, err = t.anyReady(queues); err != nil {
+	if x.left, err = t.readyIn(queues); err != nil {
 		return err
 	}
-	x.more = x.more || overdue
+	x.more = len(x.left) > 0 || overdue
 	x.next, err = t.nextOf(t.db, sel.all)
 	return err
 }
@@ -289,15 +292,21 @@ func (t *tx) leaseFrom(sel *selection, q numberedQueue, limit int, room *room, w
 	return nil
 }
 
-// anyReady reports whether one of the queues has a ready task.
-func (c *conn) anyReady(queues []numberedQueue) (bool, error) {
+// readyIn names the first few of the queues that have a ready task.
+func (c *conn) readyIn(queues []numberedQueue) (names []string, err error) {
 	for _, q := range queues {
 		found, err := c.one("any-ready", func(*sqlite3.Stmt) {}, q.id)
-		if found || err != nil {
-			return found, err
+		if err != nil {
+			return nil, err
+		}
+		if found {
+			names = append(names, q.name)
+		}
+		if len(names) == leftMost {
+			break
 		}
 	}
-	return false, nil
+	return names, nil
 }
 
 // nextOf is how long until the next moment of a subscribed queue; 0: unknown.
@@ -343,23 +352,27 @@ func matchAny(entries []string, name string) bool {
 }
 
 // look is the part of an exchange that needs no lock: whether there is
-// anything to do, and if not, when.
-func (db *DB) look(ctx context.Context, sel *selection) (work bool, next time.Duration, err error) {
+// anything to do, in which queues, and if there is nothing, when.
+func (db *DB) look(ctx context.Context, sel *selection) (work bool, x exchanged, err error) {
 	err = db.read(ctx, func(c *conn) error {
+		x = exchanged{}
 		now := time.Now().UnixMilli()
-		overdue, err := c.one("next", func(s *sqlite3.Stmt) { work = s.ColumnInt64(0) <= now }, 1)
-		if err != nil || overdue && work {
+		_, err := c.one("next", func(s *sqlite3.Stmt) { work = s.ColumnInt64(0) <= now }, 1)
+		if err != nil {
 			return err
 		}
 		queues, err := c.readyQueuesOf(db, sel.entries, 0)
 		if err != nil {
 			return err
 		}
-		if work, err = c.anyReady(queues); err != nil || work {
+		if x.left, err = c.readyIn(queues); err != nil {
 			return err
 		}
-		next, err = c.nextOf(db, sel.all)
+		if work = work || len(x.left) > 0; work {
+			return nil
+		}
+		x.next, err = c.nextOf(db, sel.all)
 		return err
 	})
-	return work, next, err
+	return work, x, err
 }

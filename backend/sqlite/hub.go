@@ -50,10 +50,8 @@ func (h *hub) remove(c *consumer) {
 	delete(h.consumers, c)
 	h.mu.Unlock()
 	c.socket.close()
-	select {
-	case <-c.token:
-		h.callOneMore(c)
-	default:
+	if c.takeCall() {
+		h.db.pass(c)
 	}
 }
 
@@ -112,22 +110,14 @@ func (h *hub) committed(queues, changed []string, revoked bool) {
 	}
 }
 
-// callOneMore calls another consumer for what c left.
-func (h *hub) callOneMore(c *consumer) {
-	for _, entry := range c.sub.Queues {
-		h.callFor(entry, c)
-	}
-}
-
-// callFor wakes one consumer that waits for this queue (or, of a consumer that
-// leaves work behind, for its pattern), here or in another process. Those that
-// do not wait are told too: they look again before they do.
+// callFor wakes one consumer that waits for this queue, here or in another
+// process. Those that do not wait are told too: they look again before they do.
 func (h *hub) callFor(queue string, except *consumer) {
 	h.mu.Lock()
 	var waits *consumer
 	var full []*consumer
 	for c := range h.consumers {
-		if c == except || !overlaps(c.sub.Queues, queue) {
+		if c == except || !matchAny(c.sub.Queues, queue) {
 			continue
 		}
 		switch c.awaits() {
@@ -148,20 +138,6 @@ func (h *hub) callFor(queue string, except *consumer) {
 		signal(c.token)
 	}
 	h.dir.callOne(queue)
-}
-
-// overlaps reports whether a subscription has a queue, or, for a pattern,
-// may have one of its queues.
-func overlaps(entries []string, queue string) bool {
-	if broker.IsPattern(queue) {
-		for _, e := range entries {
-			if e == queue || broker.IsPattern(e) || broker.Match(queue, e) {
-				return true
-			}
-		}
-		return false
-	}
-	return matchAny(entries, queue)
 }
 
 const (

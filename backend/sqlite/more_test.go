@@ -290,3 +290,33 @@ func TestRevokedNeverComesBack(t *testing.T) {
 		}
 	}
 }
+
+// TestCallsArePassedOn: who is called and has no room calls another, and so
+// does who is closed before it answered.
+func TestCallsArePassedOn(t *testing.T) {
+	b := open(t, sqlite.Config{Path: newPath(t)}).Broker()
+	waiters := map[string]broker.Consumer{"all": consumerOf(t, b, "*"), "named": consumerOf(t, b, "q"), "third": consumerOf(t, b, "q", "r")}
+	woken := make(chan string, 3)
+	ctx, cancel := context.WithCancel(t.Context())
+	for name, c := range waiters {
+		exchange(t, c, nil, 1)
+		go func() {
+			if c.Wait(ctx, time.Hour) == nil {
+				woken <- name
+			}
+		}()
+	}
+	defer cancel()
+	publish(t, b, envelope("a", "q"))
+	first := <-woken
+	if _, err := waiters[first].Exchange(ctx, nil, nil, broker.Want{}); err != nil {
+		t.Fatal(err)
+	}
+	second := <-woken
+	if err := waiters[second].Close(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if third := <-woken; len(exchange(t, waiters[third], nil, 1).Deliveries) != 1 {
+		t.Error("the third found nothing")
+	}
+}

@@ -228,7 +228,7 @@ func (d *wakeDir) callOne(queue string) {
 	}
 	for i := range list {
 		e := list[(from+i)%len(list)]
-		if e.suffix != ".idle" || d.isOwn(e.id) || !overlaps(d.subscription(e.id), queue) {
+		if e.suffix != ".idle" || d.isOwn(e.id) || !matchAny(d.subscription(e.id), queue) {
 			continue
 		}
 		busy := filepath.Join(d.path, e.id+".busy")

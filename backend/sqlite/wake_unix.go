@@ -5,6 +5,7 @@ package sqlite
 import (
 	"errors"
 	"fmt"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,6 +17,8 @@ const datagrams = true
 type sender struct{ fd int }
 
 func newSender() (*sender, error) {
+	syscall.ForkLock.RLock() // no child process gets it
+	defer syscall.ForkLock.RUnlock()
 	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_DGRAM, 0)
 	if err != nil {
 		return nil, fmt.Errorf("open a socket: %w", err)
