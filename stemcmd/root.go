@@ -21,6 +21,7 @@ func (s *session) rootCommand() *cobra.Command {
 		Use:           s.app.Name,
 		Short:         short,
 		Long:          short + ".\n\n" + rootHelp,
+		Version:       s.describeBuild().Version, // of --version
 		SilenceErrors: true, SilenceUsage: true,
 		Args: cobra.ArbitraryArgs, // checkWords has looked at them
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },

@@ -15,7 +15,9 @@ func stopSignals() []os.Signal {
 
 // ignoreBrokenPipes makes a write to a pipe that nobody reads an error, in
 // place of the process's sudden end: a worker whose log goes nowhere works on.
-func ignoreBrokenPipes() { signal.Ignore(syscall.SIGPIPE) }
+// Nobody reads the channel. To ignore the signal would be inherited by the
+// commands that a worker starts.
+func ignoreBrokenPipes() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
 
 // isHard reports whether the signal means at once.
 func isHard(s os.Signal) bool { return s == syscall.SIGQUIT }
