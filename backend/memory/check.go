@@ -31,6 +31,11 @@ func (db *DB) Check(ctx context.Context) error {
 	for id, r := range db.records {
 		c.record(id, r)
 	}
+	for epoch, r := range db.held {
+		if !r.held || r.epoch != epoch {
+			c.fail("task %s: held %t at epoch %d, not at %d", r.id, r.held, r.epoch, epoch)
+		}
+	}
 	for id, r := range db.outboxes {
 		if db.records[id] != r || r.place != foreign || r.expires != 0 {
 			c.fail("task %s has an outbox in place %d, expires at %d", id, r.place, r.expires)
@@ -178,6 +183,9 @@ func (c *checker) record(id string, r *record) {
 	}
 	if id != r.id || r.removed {
 		c.fail("task %s is kept as %s, removed %t", r.id, id, r.removed)
+	}
+	if r.held != (c.db.held[r.epoch] == r) {
+		c.fail("task %s: held %t, and not so among the held", id, r.held)
 	}
 	if r.held && r.place != leased && r.place != ready {
 		c.fail("task %s is held in place %d", id, r.place)

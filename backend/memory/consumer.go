@@ -295,7 +295,7 @@ func (c *consumer) giveBack(now time.Time) {
 		}
 		for _, r := range unstarted {
 			q.detach(r)
-			r.held, r.holder = false, nil
+			db.letGo(r)
 			if r.revocation() != nil {
 				db.cancelRevoked(r, now)
 			} else {

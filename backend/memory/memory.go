@@ -30,6 +30,7 @@ type DB struct {
 
 	records  map[string]*record // every task and status there is, by id
 	timeline timeline           // the same, by the time they were enqueued
+	held     map[int64]*record  // the held ones by the epoch of their lease
 	queues   map[string]*queue
 	moments  pile[*queue]  // queues by their next moment
 	finished pile[*record] // done records by the end of their retention
@@ -58,6 +59,7 @@ type DB struct {
 func New() *DB {
 	return &DB{
 		records:    map[string]*record{},
+		held:       map[int64]*record{},
 		timeline:   timeline{buckets: map[int64]*bucket{}},
 		queues:     map[string]*queue{},
 		claims:     map[string]claim{},

@@ -68,11 +68,12 @@ func (q *queue) serve(g *catch, share int) {
 
 // lend leases a record that is nowhere to a consumer.
 func (q *queue) lend(r *record, c *consumer, now time.Time) {
+	r.redelivered = r.redelivered || r.held
+	q.db.letGo(r)
 	q.db.epoch++
 	r.epoch = q.db.epoch
-	r.redelivered = r.redelivered || r.held
-	r.place, r.held, r.started = leased, true, false
-	r.holder = c
+	r.place, r.held, r.started, r.holder = leased, true, false, c
+	q.db.held[r.epoch] = r
 	q.leases.push(r, after(now.UnixNano(), r.lease()))
 }
 

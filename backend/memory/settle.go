@@ -54,10 +54,18 @@ func (db *DB) renewAll(batch []broker.Renewal, now time.Time) []error {
 
 // heldBy returns the record that a receipt is the right to settle, or nil.
 func (db *DB) heldBy(rc broker.Receipt) *record {
-	if r := db.records[rc.ID]; r != nil && r.held && r.epoch == rc.Epoch {
+	if r := db.held[rc.Epoch]; r != nil && r.id == rc.ID {
 		return r
 	}
 	return nil
+}
+
+// letGo makes the receipt of a record's newest lease worthless.
+func (db *DB) letGo(r *record) {
+	if r.held {
+		delete(db.held, r.epoch)
+		r.held, r.holder = false, nil
+	}
 }
 
 func (db *DB) renew(rn *broker.Renewal, now time.Time) error {
@@ -123,7 +131,7 @@ func (db *DB) settle(s *broker.Settlement, now time.Time) error {
 	q := r.q
 	q.detach(r)
 	q.reschedule()
-	r.held, r.holder = false, nil
+	db.letGo(r)
 	for _, key := range s.Release {
 		db.release(key, r.id)
 	}
@@ -245,7 +253,7 @@ func (db *DB) retain(r *record, keep time.Duration, now time.Time) {
 // cancel ends a task that nobody holds, and with it all its claims but those
 // that have their own time.
 func (db *DB) cancel(r *record, reason string, keep time.Duration, now time.Time) {
-	r.held, r.holder = false, nil
+	db.letGo(r)
 	db.endClaims(r)
 	db.finish(r, &task.Outcome{State: task.Cancelled, Reason: reason, Keep: keep, EndedAt: now}, now)
 	db.notify(r)
