@@ -111,7 +111,7 @@ func NewClient(b Backend, o ClientOptions) (*Client, error) {
 		}
 	}
 	if c.results != nil && !keepsStatuses(c.broker, c.results) {
-		c.broker = pair.Join(c.broker, c.results, pair.Options{Logger: o.Logger})
+		c.broker = pair.Join(c.broker, c.results, pair.Options{Logger: o.Logger, Meter: o.Meter})
 	}
 	c.flush.Flush = c.broker.Publish
 	c.flush.MaxWeight = maxPublishBytes

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sort"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -241,6 +242,11 @@ func (w *Worker) Run(ctx context.Context) error {
 	if !w.runner.CompareAndSwap(nil, r) {
 		return errors.New("worker: Run was called before")
 	}
+	base, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var reconciler sync.WaitGroup
+	reconciler.Go(func() { w.runReconciler(base, r.Snapshot().Worker) })
+	defer reconciler.Wait()
+	defer stop()
 	return r.Run(ctx)
 }
 
