@@ -38,6 +38,7 @@ func TestBroken(t *testing.T) {
 	}
 	for _, x := range all {
 		t.Run(strings.ReplaceAll(x.name, " ", "_"), func(t *testing.T) {
+			t.Parallel()
 			if x.open == nil {
 				x.open = openBent
 			}
@@ -172,6 +173,10 @@ func brokenReceiving() []broken {
 	}
 	return []broken{
 		{name: "ignores the bound in bytes", rule: "B6", also: "", bend: bend{want: func(w broker.Want) broker.Want { w.Bytes = 0; return w }}},
+		{name: "blocks in each exchange", rule: "B6", also: "*", bend: bend{want: func(w broker.Want) broker.Want {
+			time.Sleep(time.Second)
+			return w
+		}}},
 		{name: "takes one more than was wanted", rule: "B6", also: "*", bend: bend{want: func(w broker.Want) broker.Want { w.Count++; return w }}},
 		{name: "delivers to two at once", rule: "B7", also: "*", bend: bend{batch: func(b *bent, c *bentConsumer, got *broker.Batch) {
 			for id, d := range b.held {

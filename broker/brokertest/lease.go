@@ -127,7 +127,7 @@ func testB22(e *env) {
 // testB23: closing a consumer gives back what it has not started.
 func testB23(e *env) {
 	e.publishIDs("a", "b", "c", "d")
-	c, other := e.openShort(), e.open()
+	c, other := e.open(), e.open()
 	ds := c.wantIDs("all", "a", "b", "c", "d")
 	e.start(ds[1])
 	e.settle(ds[3], task.Succeeded)

@@ -17,6 +17,7 @@ const (
 	absent place = iota
 	ready
 	delayed // for longer than the test
+	lapsed  // its lease has ended; it is ready as soon as the broker sees that
 	leased
 	dead
 	ended // with a kept status, where statuses are kept
@@ -35,6 +36,7 @@ type modelTask struct {
 	delivery broker.Delivery
 	holder   *consumer         // of the delivery
 	started  bool              // under the present lease
+	marked   bool              // it may be marked as redelivered
 	old      []broker.Delivery // earlier ones, which must have no effect
 }
 
@@ -66,6 +68,9 @@ func testModel(e *env) {
 	m.revoker, _ = broker.As[broker.Revoker](e.Broker)
 	for step := range modelSteps {
 		what := m.step()
+		if step%100 == 99 {
+			what = m.expire()
+		}
 		if m.compare(); e.Failed() {
 			e.Fatalf("after step %d, %s", step, what)
 		}
@@ -188,7 +193,7 @@ func (m *model) exchangeSome() string {
 // delivered checks a delivery against the model, and moves its task.
 func (m *model) delivered(c *consumer, d broker.Delivery) {
 	t := m.tasks[d.Receipt.ID]
-	if t == nil || t.place != ready {
+	if t == nil || t.place != ready && t.place != lapsed {
 		m.Errorf("%s was delivered; the model has %+v", d.Receipt, t)
 		return
 	}
@@ -201,6 +206,9 @@ func (m *model) delivered(c *consumer, d broker.Delivery) {
 	}
 	if d.Receipt.Epoch <= t.epoch || d.Attempt != t.attempt || d.Starts != t.starts || d.Replays != t.replays || d.Queue != t.queue {
 		m.Errorf("delivery %+v; the model has %+v", d, t)
+	}
+	if t.place == lapsed && !d.Redelivered || !t.marked && d.Redelivered {
+		m.Errorf("delivery of %s is marked as redelivered: %v; the model has %+v", t.id, d.Redelivered, t)
 	}
 	t.place, t.epoch, t.delivery = leased, d.Receipt.Epoch, d
 	t.holder, t.started = c, false
@@ -226,7 +234,7 @@ func (m *model) end(s broker.Settlement) {
 		t.attempt = o.Attempt
 	}
 	if o.State != task.Queued || later {
-		t.starts = 0
+		t.starts, t.marked = 0, false
 	}
 	switch {
 	case o.State == task.Failed:
@@ -238,6 +246,35 @@ func (m *model) end(s broker.Settlement) {
 	default:
 		t.place = ready
 	}
+}
+
+// expire lets a few short leases end, with and without a start, and waits until
+// the tasks are delivered again.
+func (m *model) expire() string {
+	c, all := m.openShort("q*"), m.consumers[2]
+	var gone []*modelTask
+	for i, d := range c.take(3) {
+		m.delivered(c, d)
+		t := m.tasks[d.Receipt.ID]
+		if gone = append(gone, t); i == 1 {
+			m.start(d)
+			t.starts++
+		}
+	}
+	time.Sleep(m.o.Lease + early)
+	for _, t := range gone {
+		t.place, t.marked = lapsed, true
+		t.old = append(t.old, t.delivery)
+	}
+	if !m.eventually(second, func() bool {
+		for _, d := range all.take(5) {
+			m.delivered(all, d)
+		}
+		return len(m.in(lapsed)) == 0
+	}) {
+		m.Errorf("leases of %s ended, and %d tasks are not delivered again", m.o.Lease, len(m.in(lapsed)))
+	}
+	return fmt.Sprintf("the end of %d leases", len(gone))
 }
 
 func (m *model) settleByReceipt() string {
@@ -298,7 +335,7 @@ func (m *model) replayOne() string {
 		m.Errorf("replay of %+v: got %+v", t, r)
 		return "a replay"
 	}
-	t.place, t.epoch = ready, r.Entries[0].Epoch
+	t.place, t.epoch, t.marked = ready, r.Entries[0].Epoch, false
 	t.replays++
 	return "replaying " + t.id
 }

@@ -259,8 +259,12 @@ func testB18(e *env) {
 	if err := e.trySettle(s); err != nil {
 		e.Fatalf("Settle as retried: %v", err)
 	}
-	if time.Now().Before(due) {
-		e.counts("q", 0, 1, 0, 0)
+	q, err := e.Broker.Queues(e.ctx, "q")
+	if err != nil || len(q) != 1 {
+		e.Fatalf("Queues: got %+v, error %v", q, err)
+	}
+	if time.Now().Before(due) && q[0].Delayed != 1 {
+		e.Errorf("a retry that waits is counted as %+v, want one delayed", q[0])
 	}
 	e.seen("a", task.Retried, func(st task.Status) string {
 		if st.Attempt != 1 || !st.NotBefore.Equal(due) || st.Error == nil || st.Error.Message != "boom a" {

@@ -8,7 +8,8 @@
 //
 // What a power adds to a rule is tested where the broker declares that power;
 // where it does not, the suite tests that asking for it is refused. A broker
-// that declares a power and lacks its interface, or the other way round, fails.
+// that declares a power and lacks its interface, or the other way round, fails:
+// that is the suite's own rule P0.
 //
 // The suite never asserts speed. Where a rule has a bound in time, the bound is
 // widened by Options.Slack; that something comes too early is always exact.

@@ -200,6 +200,7 @@ type broken struct {
 func TestBroken(t *testing.T) {
 	for _, x := range slices.Concat(brokenWrites(), brokenReads(), brokenHeartbeats()) {
 		t.Run(strings.ReplaceAll(x.name, " ", "_"), func(t *testing.T) {
+			t.Parallel()
 			if x.open == nil {
 				x.open = openBent(x.bend)
 			}
