@@ -2,6 +2,7 @@ package stemcmd
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -126,9 +127,21 @@ func (s *session) inPages(client *stem.Client, filter broker.DeadFilter, count i
 		if len(sample) < sampleSize {
 			sample = append(sample, ids...)
 		}
+		s.progress(done, count)
 		if err != nil || n == 0 {
 			return done, sample, err
 		}
 	}
 	return done, sample, nil
+}
+
+// progress shows on a terminal how far work of more than one page is.
+func (s *session) progress(done, count int) {
+	if count <= deadPage || !isTerminal(s.p.Stderr) {
+		return
+	}
+	fmt.Fprintf(s.stderr, "\r%d of %d", done, count)
+	if done >= count {
+		fmt.Fprintln(s.stderr)
+	}
 }

@@ -213,6 +213,9 @@ func (l *lister[T]) cell(i, n int, text string, right bool, paint string) {
 	}
 	l.out.WriteString(text)
 	if i == n-1 {
+		if text == "" { // no blanks at the end of the line
+			l.out.Truncate(len(bytes.TrimRight(l.out.Bytes(), " ")))
+		}
 		l.out.WriteByte('\n')
 		return
 	}
