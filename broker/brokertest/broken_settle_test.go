@@ -10,10 +10,12 @@ import (
 	"github.com/stemjobs/stem/task"
 )
 
+// settlements bends each settlement.
+func settlements(change func(s *broker.Settlement)) func(*bent, broker.Settlement) broker.Settlement {
+	return func(_ *bent, s broker.Settlement) broker.Settlement { change(&s); return s }
+}
+
 func brokenSettling() []broken {
-	settle := func(change func(s *broker.Settlement)) func(*bent, broker.Settlement) broker.Settlement {
-		return func(_ *bent, s broker.Settlement) broker.Settlement { change(&s); return s }
-	}
 	newest := func(b *bent, r broker.Receipt) broker.Receipt {
 		if d, ok := b.held[r.ID]; ok {
 			return d.Receipt
@@ -51,6 +53,11 @@ func brokenSettling() []broken {
 				return s
 			},
 		}},
+	}
+}
+
+func brokenReturns() []broken {
+	return []broken{
 		{name: "counts a release", rule: "B17", also: "P2", bend: bend{
 			settle: func(b *bent, s broker.Settlement) broker.Settlement {
 				if s.Outcome.State == task.Queued {
@@ -64,45 +71,50 @@ func brokenSettling() []broken {
 				}
 			},
 		}},
-		{name: "loses what is released", rule: "B17", also: "*", bend: bend{settle: settle(func(s *broker.Settlement) {
+		{name: "loses what is released", rule: "B17", also: "*", bend: bend{settle: settlements(func(s *broker.Settlement) {
 			if s.Outcome.State == task.Queued {
 				s.Outcome.State, s.Outcome.Keep = task.Succeeded, 0
 			}
 		})}},
-		{name: "releases at once what is for later", rule: "B17", also: "B7", bend: bend{settle: settle(func(s *broker.Settlement) {
+		{name: "releases at once what is for later", rule: "B17", also: "B7", bend: bend{settle: settlements(func(s *broker.Settlement) {
 			if s.Outcome.State == task.Queued {
 				s.Outcome.NotBefore = time.Time{}
 			}
 		})}},
-		{name: "retries at once", rule: "B18", also: "B2 B15 B20 P1 P3", bend: bend{settle: settle(func(s *broker.Settlement) {
+		{name: "retries at once", rule: "B18", also: "B2 B15 B20 P1 P3", bend: bend{settle: settlements(func(s *broker.Settlement) {
 			if s.Outcome.State == task.Retried {
 				s.Outcome.NotBefore = time.Time{}
 			}
 		})}},
-		{name: "does not count a retry", rule: "B18", also: "B17 B27 P2", bend: bend{settle: settle(func(s *broker.Settlement) {
+		{name: "does not count a retry", rule: "B18", also: "B17 B27 P2", bend: bend{settle: settlements(func(s *broker.Settlement) {
 			if s.Outcome.State == task.Retried {
 				s.Outcome.Attempt--
 			}
 		})}},
-		{name: "forgets the errors of retries", rule: "B18", also: "B17 B27 P2", bend: bend{settle: settle(func(s *broker.Settlement) {
+		{name: "forgets the errors of retries", rule: "B18", also: "B17 B27 P2", bend: bend{settle: settlements(func(s *broker.Settlement) {
 			if s.Outcome.State == task.Retried {
 				s.Outcome.Error = nil
 			}
 		})}},
-		{name: "forgets dead letters", rule: "B19", also: "*", bend: bend{settle: settle(func(s *broker.Settlement) {
+	}
+}
+
+func brokenOutcomes() []broken {
+	return []broken{
+		{name: "forgets dead letters", rule: "B19", also: "*", bend: bend{settle: settlements(func(s *broker.Settlement) {
 			if s.Outcome.State == task.Failed {
 				s.Outcome.State, s.Outcome.Error = task.Cancelled, nil
 			}
 		})}},
-		{name: "forgets why it died", rule: "B19", also: "B27 B24", bend: bend{settle: settle(func(s *broker.Settlement) {
+		{name: "forgets why it died", rule: "B19", also: "B27 B24", bend: bend{settle: settlements(func(s *broker.Settlement) {
 			if s.Outcome.State == task.Failed {
 				s.Outcome.Reason = ""
 			}
 		})}},
-		{name: "keeps every status for ever", rule: "B19", also: "", bend: bend{settle: settle(func(s *broker.Settlement) { s.Outcome.Keep = task.Forever })}},
-		{name: "keeps no status", rule: "B19", also: "*", bend: bend{settle: settle(func(s *broker.Settlement) { s.Outcome.Keep = 0 })}},
-		{name: "drops follow-ups", rule: "B20", also: "B5 B13 B14", bend: bend{settle: settle(func(s *broker.Settlement) { s.Followups = nil })}},
-		{name: "stores a follow-up once for each settlement", rule: "B20", also: "", bend: bend{settle: settle(func(s *broker.Settlement) {
+		{name: "keeps every status for ever", rule: "B19", also: "", bend: bend{settle: settlements(func(s *broker.Settlement) { s.Outcome.Keep = task.Forever })}},
+		{name: "keeps no status", rule: "B19", also: "*", bend: bend{settle: settlements(func(s *broker.Settlement) { s.Outcome.Keep = 0 })}},
+		{name: "drops follow-ups", rule: "B20", also: "B5 B13 B14", bend: bend{settle: settlements(func(s *broker.Settlement) { s.Followups = nil })}},
+		{name: "stores a follow-up once for each settlement", rule: "B20", also: "", bend: bend{settle: settlements(func(s *broker.Settlement) {
 			s.Followups = slices.Clone(s.Followups)
 			for i, f := range s.Followups {
 				if f.Envelope.ID == "shared" {
@@ -190,155 +202,6 @@ func brokenLeases() []broken {
 				_, _ = c.b.on().Settle(ctx, []broker.Settlement{s})
 			}
 			return c.Consumer.Close(ctx)
-		}}},
-	}
-}
-
-func brokenOperating() []broken {
-	return []broken{
-		{name: "counts no age", rule: "B25", also: "", bend: bend{queues: func(_ []string, infos []broker.QueueInfo) []broker.QueueInfo {
-			for i := range infos {
-				infos[i].Oldest = 0
-			}
-			return infos
-		}}},
-		{name: "lists queues as they were asked for", rule: "B25", also: "", bend: bend{queues: func(names []string, infos []broker.QueueInfo) []broker.QueueInfo {
-			slices.SortFunc(infos, func(a, b broker.QueueInfo) int {
-				return slices.Index(names, a.Name) - slices.Index(names, b.Name)
-			})
-			return infos
-		}}},
-		{name: "hides queues of delayed tasks alone", rule: "B25", also: "", bend: bend{queues: func(names []string, infos []broker.QueueInfo) []broker.QueueInfo {
-			return slices.DeleteFunc(infos, func(q broker.QueueInfo) bool { return len(names) == 0 && q.Ready+q.Leased+q.Dead == 0 })
-		}}},
-		{name: "counts the leased as ready", rule: "B25", also: "*", bend: bend{queues: func(_ []string, infos []broker.QueueInfo) []broker.QueueInfo {
-			for i := range infos {
-				infos[i].Ready, infos[i].Leased = infos[i].Ready+infos[i].Leased, 0
-			}
-			return infos
-		}}},
-		{name: "purges what is leased", rule: "B26", also: "", bend: bend{purge: func(b *bent, ctx context.Context, p broker.Purge) ([]string, error) {
-			ids, err := b.on().Purge(ctx, p)
-			for _, d := range b.deliveries() {
-				if d.Queue == p.Queue {
-					_, _ = b.on().Settle(ctx, []broker.Settlement{settlement(d, task.Cancelled)})
-				}
-			}
-			return ids, err
-		}}},
-		{name: "purges what is dead", rule: "B26", also: "", bend: bend{purge: func(b *bent, ctx context.Context, p broker.Purge) ([]string, error) {
-			_, _ = b.on().DeadLetters().PurgeDeadLetters(ctx, broker.DeadFilter{Queue: p.Queue}, broker.PurgeOptions{})
-			return b.on().Purge(ctx, p)
-		}}},
-		{name: "purges without a page's bound", rule: "B26", also: "", bend: bend{purge: func(b *bent, ctx context.Context, p broker.Purge) ([]string, error) {
-			p.Limit = 0
-			return b.on().Purge(ctx, p)
-		}}},
-		{name: "does not say what it purged", rule: "B26", also: "", bend: bend{purge: func(b *bent, ctx context.Context, p broker.Purge) ([]string, error) {
-			_, err := b.on().Purge(ctx, p)
-			return nil, err
-		}}},
-		{name: "leaves a dead letter where it was replayed", rule: "B27", also: "", bend: bend{
-			replay: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
-				list, _, err := b.on().DeadLetters().ListDeadLetters(ctx, f, broker.Page{})
-				if err == nil && !o.DryRun {
-					b.kept = append(b.kept, list...)
-				}
-				return b.on().DeadLetters().ReplayDeadLetters(ctx, f, o)
-			},
-			listed: func(b *bent, f broker.DeadFilter, list []broker.DeadLetter) []broker.DeadLetter {
-				for i := range b.kept {
-					if f.Match(&b.kept[i]) {
-						list = append(list, b.kept[i])
-					}
-				}
-				return list
-			},
-		}},
-		{name: "loses what it replays", rule: "B27", also: "B7 B13 P2 P3", bend: bend{
-			replay: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
-				r, err := b.on().DeadLetters().ReplayDeadLetters(ctx, f, o)
-				if err == nil && !o.DryRun {
-					_, err = b.Revoke(ctx, revocations(r))
-				}
-				return r, err
-			},
-		}},
-		{name: "replays in a dry run", rule: "B27", also: "", bend: bend{
-			replay: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
-				o.DryRun = false
-				return b.on().DeadLetters().ReplayDeadLetters(ctx, f, o)
-			},
-		}},
-		{name: "replays at once what is for later", rule: "B27", also: "P3", bend: bend{
-			replay: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
-				o.NotBefore = time.Time{}
-				return b.on().DeadLetters().ReplayDeadLetters(ctx, f, o)
-			},
-		}},
-		{name: "forgets the attempts of a replayed task", rule: "B27", also: "", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) {
-			for i := range got.Deliveries {
-				got.Deliveries[i].Attempt -= got.Deliveries[i].RetryBase
-				got.Deliveries[i].RetryBase = 0
-			}
-		}}},
-		{name: "lists dead letters of any queue", rule: "B27", also: "", bend: bend{list: func(_ *bent, f broker.DeadFilter, p broker.Page) (broker.DeadFilter, broker.Page) {
-			f.Queue = ""
-			return f, p
-		}}},
-		{name: "purges dead letters in a dry run", rule: "B27", also: "", bend: bend{
-			drop: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.PurgeOptions) (broker.Purged, error) {
-				o.DryRun = false
-				return b.on().DeadLetters().PurgeDeadLetters(ctx, f, o)
-			},
-		}},
-		{name: "works on after Close", rule: "B28", also: "", bend: bend{end: func(*bent) error { return nil }}},
-		{name: "ignores the context", rule: "B29", also: "B13", bend: bend{ctx: context.WithoutCancel}},
-		{name: "publishes half of a batch when its context ends", rule: "B29", also: "", bend: bend{
-			publish: func(b *bent, ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
-				if ctx.Err() != nil {
-					_, _ = b.on().Publish(context.Background(), batch[:len(batch)/2])
-				}
-				return b.on().Publish(ctx, batch)
-			},
-		}},
-	}
-}
-
-func revocations(r broker.Replayed) (all []broker.Revocation) {
-	for _, x := range r.Entries {
-		all = append(all, broker.Revocation{ID: x.ID})
-	}
-	return all
-}
-
-func brokenPowers() []broken {
-	without := func(p broker.Power) func(broker.Capabilities) broker.Capabilities {
-		return func(c broker.Capabilities) broker.Capabilities {
-			c.Powers = slices.DeleteFunc(slices.Clone(c.Powers), func(q broker.Power) bool { return q == p })
-			return c
-		}
-	}
-	return []broken{
-		{name: "revokes without declaring it", rule: "P0", also: "", bend: bend{caps: without(broker.PowerRevoke)}},
-		{name: "keeps statuses without declaring it", rule: "P0", also: "", bend: bend{caps: without(broker.PowerStatuses)}},
-		{name: "declares durability without a way to show it", rule: "P0", also: "B1", bend: bend{caps: func(c broker.Capabilities) broker.Capabilities {
-			c.Powers = append(slices.Clone(c.Powers), broker.PowerDurable)
-			return c
-		}}},
-		{name: "says cancelled and goes on", rule: "P1", also: "B28 B29 P3", bend: bend{revoke: func(_ *bent, _ context.Context, batch []broker.Revocation) ([]broker.RevokeAnswer, error) {
-			out := make([]broker.RevokeAnswer, len(batch))
-			for i := range out {
-				out[i].State = broker.RevokeCancelled
-			}
-			return out, nil
-		}}},
-		{name: "tells no worker of a revocation", rule: "P1", also: "", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.Revoked = nil }}},
-		{name: "holds what is dead", rule: "P3", also: "", bend: bend{holds: func(ids []string, held []bool) []bool {
-			for i, id := range ids {
-				held[i] = held[i] || id == "dead"
-			}
-			return held
 		}}},
 	}
 }

@@ -32,7 +32,8 @@ type broken struct {
 func TestBroken(t *testing.T) {
 	var all []broken
 	for _, list := range [][]broken{
-		brokenPublishing(), brokenReceiving(), brokenWaiting(), brokenSettling(), brokenLeases(), brokenOperating(), brokenPowers(), brokenStores(),
+		brokenPublishing(), brokenReceiving(), brokenOrder(), brokenWaiting(), brokenSettling(), brokenReturns(), brokenOutcomes(),
+		brokenLeases(), brokenOperating(), brokenReplays(), brokenCalls(), brokenPowers(), brokenStores(),
 	} {
 		all = append(all, list...)
 	}
@@ -76,31 +77,38 @@ func TestUnbent(t *testing.T) {
 	t.Run("two stores", func(t *testing.T) { Run(t, Options{Open: openJoined(bend{}), Virtual: true}) })
 }
 
+// publish is a bend of Publish.
+type publish func(b *bent, ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error)
+
+// changed bends what is published.
+func changed(change func(p *broker.Publication)) publish {
+	return func(b *bent, ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
+		batch = slices.Clone(batch)
+		for i := range batch {
+			if batch[i].Envelope != nil {
+				v := *batch[i].Envelope
+				batch[i].Envelope = &v
+				change(&batch[i])
+			}
+		}
+		return b.on().Publish(ctx, batch)
+	}
+}
+
+// answered bends what Publish answers.
+func answered(change func(b *bent, p broker.Publication, o *broker.Outcome) error) publish {
+	return func(b *bent, ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
+		out, err := b.on().Publish(ctx, batch)
+		for i := range out {
+			if err := change(b, batch[i], &out[i]); err != nil {
+				return nil, err
+			}
+		}
+		return out, err
+	}
+}
+
 func brokenPublishing() []broken {
-	changed := func(change func(p *broker.Publication)) func(*bent, context.Context, []broker.Publication) ([]broker.Outcome, error) {
-		return func(b *bent, ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
-			batch = slices.Clone(batch)
-			for i := range batch {
-				if batch[i].Envelope != nil {
-					v := *batch[i].Envelope
-					batch[i].Envelope = &v
-					change(&batch[i])
-				}
-			}
-			return b.on().Publish(ctx, batch)
-		}
-	}
-	answered := func(change func(b *bent, p broker.Publication, o *broker.Outcome) error) func(*bent, context.Context, []broker.Publication) ([]broker.Outcome, error) {
-		return func(b *bent, ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
-			out, err := b.on().Publish(ctx, batch)
-			for i := range out {
-				if err := change(b, batch[i], &out[i]); err != nil {
-					return nil, err
-				}
-			}
-			return out, err
-		}
-	}
 	return []broken{
 		{name: "rounds the numbers of args", rule: "B1", also: "", bend: bend{publish: changed(func(p *broker.Publication) {
 			var v any
@@ -163,14 +171,16 @@ func brokenPublishing() []broken {
 	}
 }
 
-func brokenReceiving() []broken {
-	deliveries := func(change func(b *bent, d *broker.Delivery)) func(*bent, *bentConsumer, *broker.Batch) {
-		return func(b *bent, _ *bentConsumer, got *broker.Batch) {
-			for i := range got.Deliveries {
-				change(b, &got.Deliveries[i])
-			}
+// deliveries bends each delivery.
+func deliveries(change func(b *bent, d *broker.Delivery)) func(*bent, *bentConsumer, *broker.Batch) {
+	return func(b *bent, _ *bentConsumer, got *broker.Batch) {
+		for i := range got.Deliveries {
+			change(b, &got.Deliveries[i])
 		}
 	}
+}
+
+func brokenReceiving() []broken {
 	return []broken{
 		{name: "ignores the bound in bytes", rule: "B6", also: "", bend: bend{want: func(w broker.Want) broker.Want { w.Bytes = 0; return w }}},
 		{name: "blocks in each exchange", rule: "B6", also: "*", bend: bend{want: func(w broker.Want) broker.Want {
@@ -213,6 +223,11 @@ func brokenReceiving() []broken {
 			got.Deliveries = slices.DeleteFunc(got.Deliveries, func(d broker.Delivery) bool { return d.Redelivered })
 		}}},
 		{name: "does not mark a redelivery", rule: "B8", also: "B21 B23", bend: bend{batch: deliveries(func(_ *bent, d *broker.Delivery) { d.Redelivered = false })}},
+	}
+}
+
+func brokenOrder() []broken {
+	return []broken{
 		{name: "puts a released task last", rule: "B10", also: "B8 B11 B23", bend: bend{
 			settle: func(b *bent, s broker.Settlement) broker.Settlement {
 				if s.Outcome.State == task.Queued {
