@@ -23,7 +23,7 @@ type consumer struct {
 	db  *DB
 	sub broker.Subscription
 
-	turn int // raised by each exchange: see selection
+	turn atomic.Int64 // raised by each exchange: see selection
 
 	token  chan struct{} // capacity 1: there may be work or news
 	called atomic.Bool   // a Wait has returned for one
@@ -79,7 +79,7 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 		return broker.Batch{}, err
 	}
 	called := c.takeCall() // whatever it stood for is seen below
-	c.turn++
+	c.turn.Add(1)
 	sel := c.selection(want)
 	if len(done) == 0 && len(live) == 0 {
 		work, x, err := c.db.look(ctx, sel)
@@ -135,7 +135,7 @@ func (c *consumer) selection(want broker.Want) *selection {
 	}
 	return &selection{
 		entries: entries, all: c.sub.Queues, want: want,
-		lease: c.sub.Lease, worker: c.sub.Worker, turn: c.turn,
+		lease: c.sub.Lease, worker: c.sub.Worker, turn: int(c.turn.Load()),
 	}
 }
 
