@@ -22,6 +22,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"time"
@@ -78,6 +79,7 @@ func one(ctx context.Context, args []string) error {
 	f.IntVar(&o.Rep, "rep", 0, "number of the repetition")
 	f.DurationVar(&o.Max, "max", 0, "the longest drain")
 	f.StringVar(&o.Role, "role", "", "of a helper process")
+	profile := f.String("cpuprofile", "", "write a CPU profile to this file")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
@@ -85,11 +87,35 @@ func one(ctx context.Context, args []string) error {
 	if !ok {
 		return fmt.Errorf("no system %q", o.System)
 	}
+	if *profile != "" {
+		stop, err := profileTo(*profile)
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	result, err := cases.Run(ctx, o, open)
 	if err != nil || result == nil {
 		return err
 	}
 	return json.NewEncoder(os.Stdout).Encode(result)
+}
+
+// profileTo profiles this process until the function it returns is called.
+func profileTo(name string) (stop func(), err error) {
+	f, err := os.Create(name)
+	if err != nil {
+		return nil, err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return func() {
+		pprof.StopCPUProfile()
+		if err := f.Close(); err != nil {
+			fmt.Fprintln(os.Stderr, "bench: write the profile:", err)
+		}
+	}, nil
 }
 
 // matrix is every measurement of a run, as arguments of "one".
