@@ -89,6 +89,12 @@ type Config struct {
 	Meter  measure.Meter // nil: measure.None
 }
 
+// Defaults that are used in more than one place.
+const (
+	defaultMaxDeliveries = 10
+	defaultKeep          = 24 * time.Hour
+)
+
 // Mode is how a runner stops.
 type Mode int
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -182,14 +183,7 @@ func (r *Runner) call(j *Job) (result json.RawMessage, err error) {
 // follow-up that cannot be read makes a success a failure: it would be lost
 // without a word.
 func (r *Runner) conclude(j *Job, o task.Outcome) {
-	next, err := links(j.Delivery.Envelope, &o)
-	if err != nil && o.State == task.Succeeded {
-		v := j.failed(&ResultError{Reason: task.ReasonResultInvalid, Err: err}, nil)
-		o = r.outcome(j, v, o.EndedAt)
-		if next, err = links(j.Delivery.Envelope, &o); err != nil {
-			next = nil
-		}
-	}
+	o, next := r.followups(j, o)
 	r.line.mu.Lock()
 	defer r.line.mu.Unlock()
 	if j.state == ended || j.state == gone {
@@ -202,6 +196,20 @@ func (r *Runner) conclude(j *Job, o task.Outcome) {
 		}
 	}
 	j.outcome, j.followups = o, next
+}
+
+// followups are what an outcome enqueues. The outcome is another one where
+// they cannot be read.
+func (r *Runner) followups(j *Job, o task.Outcome) (task.Outcome, []broker.Publication) {
+	next, err := links(j.Delivery.Envelope, &o)
+	if err != nil && o.State == task.Succeeded {
+		v := j.failed(&ResultError{Reason: task.ReasonResultInvalid, Err: err}, nil)
+		o = r.outcome(j, v, o.EndedAt)
+		if next, err = links(j.Delivery.Envelope, &o); err != nil {
+			next = nil
+		}
+	}
+	return o, next
 }
 
 // overdue is the end of an attempt that reached its hard limit: its outcome is

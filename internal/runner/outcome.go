@@ -181,8 +181,12 @@ func (r *Runner) outcome(j *Job, v verdict, now time.Time) task.Outcome {
 			Attempt: j.Delivery.Attempt, At: now, Worker: r.cfg.ID,
 		}
 		var p *panicError
-		if errors.As(v.err, &p) {
+		var remote *RemoteError
+		switch {
+		case errors.As(v.err, &p):
 			o.Error.Stack = p.stack
+		case errors.As(v.err, &remote):
+			o.Error.Stack = clip(remote.Stack, maxStack)
 		}
 	}
 	if v.state == task.Retried || v.state == task.Queued && v.wait >= 0 {
@@ -248,6 +252,8 @@ func errorType(err error) string {
 		switch e := err.(type) {
 		case *panicError:
 			return typePanic
+		case *RemoteError:
+			return clip(orElse(e.Type, "error"), 200)
 		case *PermanentError, *RetryError, *ArgsError, *ResultError:
 			err = errors.Unwrap(err)
 			continue

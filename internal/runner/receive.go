@@ -50,7 +50,18 @@ func (f *fetcher) receive(ds []broker.Delivery, at time.Duration) {
 // refuse says why a delivery is not to be executed at all, if there is a
 // reason.
 func (f *fetcher) refuse(j *Job, now time.Time) (verdict, bool) {
-	d := &j.Delivery
+	if v, refused := refusal(&j.Delivery, f.r.cfg.MaxDeliveries, now); refused {
+		return v, true
+	}
+	if j.task = f.r.cfg.Lookup(j.Delivery.Envelope.Name); j.task != nil {
+		return verdict{}, false
+	}
+	j.marks.unknown.Add(1)
+	return f.unknown.judge(f.r, j, now), true
+}
+
+// refusal says why nobody is to execute a delivery, if there is a reason.
+func refusal(d *broker.Delivery, maxDeliveries int, now time.Time) (verdict, bool) {
 	if d.Malformed != nil {
 		return verdict{
 			state: task.Failed, reason: task.ReasonMalformed, kind: task.ReasonMalformed,
@@ -60,15 +71,11 @@ func (f *fetcher) refuse(j *Job, now time.Time) (verdict, bool) {
 	if d.Envelope.Expired(now) {
 		return verdict{state: task.Cancelled, reason: task.ReasonExpired}, true
 	}
-	if d.Starts >= f.r.cfg.MaxDeliveries {
+	if d.Starts >= maxDeliveries {
 		return verdict{
 			state: task.Failed, reason: task.ReasonCrashLoop, kind: task.ReasonCrashLoop,
 			err: fmt.Errorf("started %d times without an outcome: it takes its worker with it, or outlives its lease", d.Starts),
 		}, true
 	}
-	if j.task = f.r.cfg.Lookup(d.Envelope.Name); j.task != nil {
-		return verdict{}, false
-	}
-	j.marks.unknown.Add(1)
-	return f.unknown.judge(f.r, j, now), true
+	return verdict{}, false
 }

@@ -102,7 +102,7 @@ func (c *Config) complete() error {
 	}{
 		{"concurrency", &c.Concurrency, 4 * runtime.GOMAXPROCS(0)},
 		{"prefetch", &c.Prefetch, 0},
-		{"max deliveries", &c.MaxDeliveries, 10},
+		{"max deliveries", &c.MaxDeliveries, defaultMaxDeliveries},
 		{"max result", &c.MaxResult, task.DefaultMaxSize},
 	} {
 		if *n.value < 0 {
@@ -132,7 +132,7 @@ func (c *Config) complete() error {
 	}
 	switch {
 	case c.Keep == 0:
-		c.Keep = 24 * time.Hour
+		c.Keep = defaultKeep
 	case c.Keep < 0:
 		c.Keep = task.Forever
 	}
