@@ -34,7 +34,7 @@ type Options struct {
 	Terminal bool      // Err is a terminal: progress is drawn in place
 }
 
-// ErrWrong: a result is wrong or missing.
+// ErrWrong says that a result is wrong or missing.
 var ErrWrong = errors.New("the demo failed")
 
 // lease is short, so that what the killed worker held comes back soon.

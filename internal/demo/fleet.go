@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"time"
 )
 
@@ -24,7 +25,7 @@ type worker struct {
 }
 
 func (f *fleet) start() error {
-	args := append(f.command[1:len(f.command):len(f.command)], "--broker", f.broker, "--queue", f.queue)
+	args := slices.Concat(f.command[1:], []string{"--broker", f.broker, "--queue", f.queue})
 	cmd := exec.Command(f.command[0], args...)
 	cmd.Stderr = f.log
 	// A worker ends when its standard input does, so none outlives the demo,
