@@ -24,7 +24,11 @@ build: ## bin/stem, a static binary for this machine
 demo: ## the main job on real files, a worker killed in the middle
 	$(GO) run ./cmd/stem demo $(ARGS)
 
-test: fmt-check vet cross lint race ## everything that a change must pass, generated docs included
+test: ## everything that a change must pass, generated docs included
+	@start=$$(date +%s); for step in fmt-check vet cross lint race; do \
+		echo "== $$step, after $$(($$(date +%s) - start)) s"; \
+		$(MAKE) --no-print-directory $$step || exit 1; \
+	done
 
 fmt: ## format the code
 	gofmt -w $$(git ls-files -co --exclude-standard '*.go')
