@@ -13,30 +13,45 @@ import (
 
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/internal/nearest"
+	"github.com/stemjobs/stem/internal/tasksfile"
 )
 
 // knownTasks are the tasks that this program has handlers for.
 type knownTasks struct {
 	tasks    []stem.Registration
-	complete bool // no others can come: a name that is not among them is a mistake
+	complete bool            // no others can come: a name that is not among them is a mistake
+	file     *tasksfile.File // where some of them are from; nil: nowhere
 }
 
 func addTasksFlag(f *pflag.FlagSet) {
-	f.String("tasks", "", "`FILE` of tasks that are commands (STEM_TASKS_CONFIG)")
+	f.String("tasks", "", "`FILE` of tasks that are commands or HTTP calls (STEM_TASKS_CONFIG)")
 }
 
 // knownTasks returns the program's own tasks and those of the tasks file.
 func (s *session) knownTasks() (*knownTasks, error) {
 	k := &knownTasks{tasks: slices.Clone(s.app.Tasks)}
 	if path := s.conf.Config.TasksFile; path != "" {
-		more, err := loadTasksFile(path)
+		file, err := tasksfile.Load(path)
 		if err != nil {
 			return nil, &exitError{code: ExitUsage, err: err}
 		}
-		k.tasks = append(k.tasks, more...)
+		k.file = file
+		k.tasks = append(k.tasks, fileTasks(file)...)
 	}
 	k.complete = len(k.tasks) > 0 && s.app.Setup == nil
 	return k, nil
+}
+
+// open tells whether the tasks can be executed here. What it returns frees
+// what their executions leave.
+func (k *knownTasks) open() (closing func(), err error) {
+	if k.file == nil {
+		return func() {}, nil
+	}
+	if err := k.file.Check(); err != nil {
+		return nil, &exitError{code: ExitUsage, err: err}
+	}
+	return k.file.Close, nil
 }
 
 // find returns the task that answers to the name.

@@ -5,24 +5,21 @@ import (
 	"encoding/json"
 
 	"github.com/stemjobs/stem"
-	"github.com/stemjobs/stem/internal/exectask"
+	"github.com/stemjobs/stem/internal/foreign"
+	"github.com/stemjobs/stem/internal/tasksfile"
 )
 
-// loadTasksFile returns the tasks of a tasks file.
-func loadTasksFile(path string) ([]stem.Registration, error) {
-	file, err := exectask.Load(path)
-	if err != nil {
-		return nil, err
-	}
+// fileTasks returns the tasks of a tasks file.
+func fileTasks(file *tasksfile.File) []stem.Registration {
 	tasks := make([]stem.Registration, len(file.Tasks))
 	for i, t := range file.Tasks {
-		tasks[i] = commandTask(t)
+		tasks[i] = fileTask(t)
 	}
-	return tasks, nil
+	return tasks
 }
 
-// commandTask makes a task of a command: JSON in, JSON out.
-func commandTask(t *exectask.Task) stem.Registration {
+// fileTask makes a task of one in a tasks file: JSON in, JSON out.
+func fileTask(t *tasksfile.Task) stem.Registration {
 	opts := []stem.TaskOption{
 		stem.Retry(stem.RetryPolicy(t.Retry)), stem.SoftTimeout(t.SoftTimeout), stem.HardTimeout(t.HardTimeout),
 	}
@@ -38,6 +35,6 @@ func commandTask(t *exectask.Task) stem.Registration {
 	return stem.NewTask[json.RawMessage, json.RawMessage](t.Name, opts...).
 		With(func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
 			e := stem.Current(ctx)
-			return t.Run(ctx, exectask.Call{ID: e.ID(), Name: e.Name(), Attempt: e.Attempt(), Args: args, Logger: e.Logger()})
+			return t.Run(ctx, foreign.Call{ID: e.ID(), Name: e.Name(), Attempt: e.Attempt(), Args: args, Logger: e.Logger()})
 		})
 }

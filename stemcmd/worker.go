@@ -180,6 +180,11 @@ func (s *session) workerRun(ctx context.Context, f *workerFlags) error {
 	if len(known.tasks) == 0 && s.app.Setup == nil {
 		return usage("this worker has no tasks").hinted("Name a tasks file with --tasks or STEM_TASKS_CONFIG")
 	}
+	closeTasks, err := known.open()
+	if err != nil {
+		return err
+	}
+	defer closeTasks()
 	o, err := s.workerOptions(f, known)
 	if err != nil {
 		return err

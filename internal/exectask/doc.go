@@ -1,5 +1,5 @@
-// Package exectask makes tasks of commands: a tasks file names them, and what
-// it names runs as a process of its own, in any language.
+// Package exectask makes tasks of commands: each execution is a process of its
+// own, in any language. A tasks file names them (internal/tasksfile).
 //
 //	tasks:
 //	  thumbnail:
@@ -15,6 +15,6 @@
 // 65 a failure that another attempt cannot help, everything else one that is
 // tried again. No shell is involved.
 //
-// It imports internal/runner for the errors that a runner understands, and a
-// YAML parser.
+// It imports internal/foreign, and internal/runner for the errors that a runner
+// understands.
 package exectask

@@ -22,7 +22,8 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/stemjobs/stem/internal/exectask"
+	"github.com/stemjobs/stem/internal/foreign"
+	"github.com/stemjobs/stem/internal/tasksfile"
 )
 
 // helperVariable makes the test's own binary the command that a task runs: its
@@ -131,12 +132,12 @@ func spawnAndSee(address string, attr *syscall.SysProcAttr) int {
 
 // work runs a task for ever, as a worker does that is about to be killed.
 func work(address string) int {
-	file, err := exectask.Parse("tasks.yaml", []byte(definition("stubborn", address)))
+	file, err := tasksfile.Parse("tasks.yaml", []byte(definition("stubborn", address)))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 3
 	}
-	_, _ = file.Tasks[0].Run(context.Background(), exectask.Call{})
+	_, _ = file.Tasks[0].Run(context.Background(), foreign.Call{})
 	return 0
 }
 
@@ -150,13 +151,13 @@ func definition(mode string, args ...string) string {
 }
 
 // helper makes a task that runs the helper; more are further lines.
-func helper(t *testing.T, mode string, args []string, more ...string) *exectask.Task {
+func helper(t *testing.T, mode string, args []string, more ...string) *tasksfile.Task {
 	t.Helper()
 	text := definition(mode, args...)
 	for _, line := range more {
 		text += "    " + line + "\n"
 	}
-	file, err := exectask.Parse("tasks.yaml", []byte(text))
+	file, err := tasksfile.Parse("tasks.yaml", []byte(text))
 	if err != nil {
 		t.Fatalf("Parse: %.2000v", err)
 	}

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/stemjobs/stem/internal/foreign"
 )
 
 // process is a running command with its pipes. It owns four goroutines, which
@@ -126,8 +128,8 @@ func (c *capture) read(r io.Reader) {
 	var buf bytes.Buffer
 	// A broken pipe ends the output like its end does: how the command ended
 	// says the rest.
-	_, _ = io.Copy(&buf, io.LimitReader(r, MaxOutput+1))
-	if c.kept = buf.Bytes(); len(c.kept) > MaxOutput {
+	_, _ = io.Copy(&buf, io.LimitReader(r, foreign.MaxResult+1))
+	if c.kept = buf.Bytes(); len(c.kept) > foreign.MaxResult {
 		c.over = true
 		close(c.full)
 		_, _ = io.Copy(io.Discard, r)

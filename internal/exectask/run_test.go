@@ -20,7 +20,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/stemjobs/stem/internal/exectask"
+	"github.com/stemjobs/stem/internal/foreign"
 	"github.com/stemjobs/stem/internal/runner"
+	"github.com/stemjobs/stem/internal/tasksfile"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -40,7 +42,7 @@ func TestResults(t *testing.T) {
 		"beyond the basic": {"é😀", `"é😀"`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := helper(t, "print", []string{c.print}).Run(t.Context(), exectask.Call{})
+			got, err := helper(t, "print", []string{c.print}).Run(t.Context(), foreign.Call{})
 			if err != nil || string(got) != c.want {
 				t.Errorf("Run = %s, %v; want %s", got, err, c.want)
 			}
@@ -49,7 +51,7 @@ func TestResults(t *testing.T) {
 }
 
 func TestResultThatIsNoText(t *testing.T) {
-	_, err := helper(t, "binary", nil).Run(t.Context(), exectask.Call{})
+	_, err := helper(t, "binary", nil).Run(t.Context(), foreign.Call{})
 	var result *runner.ResultError
 	if !errors.As(err, &result) || result.Reason != task.ReasonResultInvalid {
 		t.Errorf("Run = %v, want result-invalid", err)
@@ -58,7 +60,7 @@ func TestResultThatIsNoText(t *testing.T) {
 
 func TestArgumentsOnStandardInput(t *testing.T) {
 	for _, args := range []json.RawMessage{[]byte(`{"a":[1,2.50,"é"]}`), []byte(`"text"`), nil} {
-		got, err := helper(t, "cat", nil).Run(t.Context(), exectask.Call{Args: args})
+		got, err := helper(t, "cat", nil).Run(t.Context(), foreign.Call{Args: args})
 		want := string(args)
 		if args == nil {
 			want = "null"
@@ -76,11 +78,11 @@ func TestInputNotRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := helper(t, "print", []string{`"fine"`}).Run(t.Context(), exectask.Call{Args: args})
+	got, err := helper(t, "print", []string{`"fine"`}).Run(t.Context(), foreign.Call{Args: args})
 	if err != nil || string(got) != `"fine"` {
 		t.Errorf("Run = %.100s, %v", got, err)
 	}
-	if got, err = helper(t, "cat", nil).Run(t.Context(), exectask.Call{Args: args}); err != nil || !bytes.Equal(got, args) {
+	if got, err = helper(t, "cat", nil).Run(t.Context(), foreign.Call{Args: args}); err != nil || !bytes.Equal(got, args) {
 		t.Errorf("read to its end, it gave %d bytes, %v; want %d", len(got), err, len(args))
 	}
 }
@@ -92,9 +94,9 @@ func TestEnvironment(t *testing.T) {
 	t.Setenv("TMPDIR", "/tmp")
 	t.Setenv("HOME", "/home/of/worker")
 	t.Setenv("EXECTASK_LISTED", "handed on")
-	names := func(task1 *exectask.Task) []string {
+	names := func(task1 *tasksfile.Task) []string {
 		t.Helper()
-		got, err := task1.Run(t.Context(), exectask.Call{ID: "id-1", Name: "it", Attempt: 2})
+		got, err := task1.Run(t.Context(), foreign.Call{ID: "id-1", Name: "it", Attempt: 2})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,7 +117,7 @@ func TestEnvironment(t *testing.T) {
 	}
 
 	t.Setenv(helperVariable, "env")
-	file, err := exectask.Parse("tasks.yaml", []byte("tasks:\n  it:\n    exec: ["+os.Args[0]+"]\n"+
+	file, err := tasksfile.Parse("tasks.yaml", []byte("tasks:\n  it:\n    exec: ["+os.Args[0]+"]\n"+
 		"    env: [EXECTASK_LISTED, EXECTASK_HELPER, EXECTASK_UNSET]\n"))
 	if err != nil {
 		t.Fatal(err)
@@ -128,7 +130,7 @@ func TestEnvironment(t *testing.T) {
 
 func TestExitStatus(t *testing.T) {
 	for code, permanent := range map[string]bool{"1": false, "75": false, "65": true, "255": false, "126": false} {
-		_, err := helper(t, "fail", []string{code, "it broke\n"}).Run(t.Context(), exectask.Call{})
+		_, err := helper(t, "fail", []string{code, "it broke\n"}).Run(t.Context(), foreign.Call{})
 		var exit *exectask.ExitError
 		if !errors.As(err, &exit) {
 			t.Errorf("status %s: %v is no ExitError", code, err)
@@ -142,7 +144,7 @@ func TestExitStatus(t *testing.T) {
 			t.Errorf("status %s: permanent is %v, want %v", code, !permanent, permanent)
 		}
 	}
-	_, err := helper(t, "fail", []string{"1", ""}).Run(t.Context(), exectask.Call{})
+	_, err := helper(t, "fail", []string{"1", ""}).Run(t.Context(), foreign.Call{})
 	if err == nil || err.Error() != "exit status 1" {
 		t.Errorf("without a word: %v", err)
 	}
@@ -150,7 +152,7 @@ func TestExitStatus(t *testing.T) {
 
 func TestSignalDeath(t *testing.T) {
 	for signal, name := range map[string]string{"9": "killed", "15": "terminated"} {
-		_, err := helper(t, "signal", []string{signal}).Run(t.Context(), exectask.Call{})
+		_, err := helper(t, "signal", []string{signal}).Run(t.Context(), foreign.Call{})
 		var exit *exectask.ExitError
 		if !errors.As(err, &exit) || exit.Code != -1 || exit.Signal != name {
 			t.Errorf("signal %s: %v, want ended by signal: %s", signal, err, name)
@@ -163,7 +165,7 @@ func TestStandardErrorIsLogged(t *testing.T) {
 	logger := slog.New(slog.NewJSONHandler(&log, nil))
 	long := strings.Repeat("x", 20<<10)
 	_, err := helper(t, "fail", []string{"0", "first\r\nsecond\n" + long + "\nlast"}).
-		Run(t.Context(), exectask.Call{Logger: logger})
+		Run(t.Context(), foreign.Call{Logger: logger})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,7 +187,7 @@ func TestStandardErrorIsLogged(t *testing.T) {
 // characters of it.
 func TestMessageEndsWithTheEnd(t *testing.T) {
 	for _, filler := range []string{"byte", "rune", "bad"} {
-		_, err := helper(t, "story", []string{filler}).Run(t.Context(), exectask.Call{})
+		_, err := helper(t, "story", []string{filler}).Run(t.Context(), foreign.Call{})
 		if err == nil {
 			t.Fatal("it succeeded")
 		}
@@ -200,12 +202,12 @@ func TestMessageEndsWithTheEnd(t *testing.T) {
 }
 
 func TestLargeOutput(t *testing.T) {
-	got, err := helper(t, "bytes", []string{"1048576"}).Run(t.Context(), exectask.Call{})
+	got, err := helper(t, "bytes", []string{"1048576"}).Run(t.Context(), foreign.Call{})
 	if err != nil || len(got) != 1<<20+2 {
 		t.Errorf("1 MiB: %d bytes, %v", len(got), err)
 	}
 	for mode, args := range map[string][]string{"bytes": {"1048577"}, "flood": nil} {
-		_, err := helper(t, mode, args).Run(t.Context(), exectask.Call{})
+		_, err := helper(t, mode, args).Run(t.Context(), foreign.Call{})
 		var result *runner.ResultError
 		if !errors.As(err, &result) || result.Reason != task.ReasonResultTooLarge || !errors.Is(err, task.ErrTooLarge) {
 			t.Errorf("%s: %v, want result-too-large", mode, err)
@@ -214,11 +216,11 @@ func TestLargeOutput(t *testing.T) {
 }
 
 func TestProgramThatIsNotThere(t *testing.T) {
-	file, err := exectask.Parse("t.yaml", []byte("tasks: {it: {exec: [no-such-program-here]}}"))
+	file, err := tasksfile.Parse("t.yaml", []byte("tasks: {it: {exec: [no-such-program-here]}}"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = file.Tasks[0].Run(t.Context(), exectask.Call{})
+	_, err = file.Tasks[0].Run(t.Context(), foreign.Call{})
 	if err == nil || !strings.Contains(err.Error(), "start no-such-program-here") {
 		t.Errorf("Run = %v", err)
 	}
@@ -229,7 +231,7 @@ func TestArgumentTooLongForACommandLine(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = helper(t, "args", []string{"{{.in}}"}).Run(t.Context(), exectask.Call{Args: args})
+	_, err = helper(t, "args", []string{"{{.in}}"}).Run(t.Context(), foreign.Call{Args: args})
 	var bad *runner.ArgsError
 	if !errors.As(err, &bad) || !errors.Is(err, syscall.E2BIG) {
 		t.Errorf("Run = %v, want an ArgsError", err)
@@ -237,7 +239,7 @@ func TestArgumentTooLongForACommandLine(t *testing.T) {
 }
 
 // stopping runs a helper that the test has met, and stops it with a cause.
-func stopping(t *testing.T, task1 *exectask.Task, w *watcher, cause error) (json.RawMessage, error) {
+func stopping(t *testing.T, task1 *tasksfile.Task, w *watcher, cause error) (json.RawMessage, error) {
 	t.Helper()
 	ctx, cancel := context.WithCancelCause(t.Context())
 	type answer struct {
@@ -246,7 +248,7 @@ func stopping(t *testing.T, task1 *exectask.Task, w *watcher, cause error) (json
 	}
 	answers := make(chan answer, 1)
 	go func() {
-		result, err := task1.Run(ctx, exectask.Call{})
+		result, err := task1.Run(ctx, foreign.Call{})
 		answers <- answer{result, err}
 	}()
 	c := w.meet(t)
@@ -297,7 +299,7 @@ func TestStopped(t *testing.T) {
 func TestStoppedBeforeItBegan(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(runner.ErrShutdown)
-	if _, err := helper(t, "print", []string{"1"}).Run(ctx, exectask.Call{}); !errors.Is(err, runner.ErrShutdown) {
+	if _, err := helper(t, "print", []string{"1"}).Run(ctx, foreign.Call{}); !errors.Is(err, runner.ErrShutdown) {
 		t.Errorf("Run = %v, want ErrShutdown", err)
 	}
 }
@@ -308,7 +310,7 @@ func TestWholeGroupDies(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	done := make(chan error, 1)
 	go func() {
-		_, err := helper(t, "family", []string{w.address}).Run(ctx, exectask.Call{})
+		_, err := helper(t, "family", []string{w.address}).Run(ctx, foreign.Call{})
 		done <- err
 	}()
 	one, other := w.meet(t), w.meet(t)
@@ -327,7 +329,7 @@ func TestLeftBehind(t *testing.T) {
 		w := newWatcher(t)
 		done := make(chan error, 1)
 		go func() {
-			got, err := helper(t, "leave", []string{w.address}).Run(t.Context(), exectask.Call{})
+			got, err := helper(t, "leave", []string{w.address}).Run(t.Context(), foreign.Call{})
 			if err == nil && string(got) != `"left"` {
 				err = fmt.Errorf("the result is %s", got)
 			}
@@ -344,7 +346,7 @@ func TestLeftBehind(t *testing.T) {
 	})
 	t.Run("out of its group", func(t *testing.T) {
 		w := newWatcher(t)
-		got, err := helper(t, "escape", []string{w.address}).Run(t.Context(), exectask.Call{})
+		got, err := helper(t, "escape", []string{w.address}).Run(t.Context(), foreign.Call{})
 		if err != nil || string(got) != `"left"` {
 			t.Errorf("Run = %s, %v", got, err)
 		}
@@ -354,44 +356,4 @@ func TestLeftBehind(t *testing.T) {
 		}
 		mourn(t, c)
 	})
-}
-
-// TestConcurrency: beyond its own limit a task is put off, uncounted, and the
-// isolate is free for another.
-func TestConcurrency(t *testing.T) {
-	w := newWatcher(t)
-	task1 := helper(t, "stay", []string{w.address}, "concurrency: 1")
-	first := make(chan error, 1)
-	go func() {
-		_, err := task1.Run(t.Context(), exectask.Call{})
-		first <- err
-	}()
-	c := w.meet(t)
-	_, err := task1.Run(t.Context(), exectask.Call{})
-	var snooze *runner.SnoozeError
-	if !errors.As(err, &snooze) || snooze.In < 100*time.Millisecond || snooze.In > 10*time.Second {
-		t.Errorf("a second one at once: %v, want a snooze", err)
-	}
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(runner.ErrShutdown)
-	if _, err := task1.Run(ctx, exectask.Call{}); !errors.Is(err, runner.ErrShutdown) {
-		t.Errorf("a stopped one: %v, want ErrShutdown", err)
-	}
-	if _, err := c.Write([]byte("end\n")); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-first; err != nil {
-		t.Errorf("the first one: %v", err)
-	}
-	second := make(chan error, 1)
-	go func() {
-		_, err := task1.Run(t.Context(), exectask.Call{})
-		second <- err
-	}()
-	if _, err := w.meet(t).Write([]byte("end\n")); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-second; err != nil {
-		t.Errorf("when there is room again: %v", err)
-	}
 }

@@ -1,4 +1,4 @@
-package exectask
+package tasksfile
 
 import (
 	"bytes"
@@ -17,6 +17,7 @@ import (
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 
+	"github.com/stemjobs/stem/internal/httptask"
 	"github.com/stemjobs/stem/internal/nearest"
 	"github.com/stemjobs/stem/task"
 )
@@ -48,7 +49,10 @@ func (e *FileError) Error() string {
 func (e *FileError) Unwrap() error { return task.ErrInvalid }
 
 // reader reads nodes of one file, and knows its name for its errors.
-type reader struct{ path string }
+type reader struct {
+	path string
+	pool *httptask.Pool // of the file's HTTP tasks
+}
 
 func (r *reader) fail(line int, format string, args ...any) error {
 	return &FileError{Path: r.path, Line: line, Reason: fmt.Sprintf(format, args...)}

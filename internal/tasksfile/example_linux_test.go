@@ -1,4 +1,4 @@
-package exectask_test
+package tasksfile_test
 
 import (
 	"encoding/json"
@@ -7,12 +7,13 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/stemjobs/stem/internal/exectask"
+	"github.com/stemjobs/stem/internal/foreign"
+	"github.com/stemjobs/stem/internal/tasksfile"
 )
 
 // TestExampleFile runs the tasks of examples/tasks.
 func TestExampleFile(t *testing.T) {
-	file, err := exectask.Load(filepath.Join("..", "..", "examples", "tasks", "tasks.yaml"))
+	file, err := tasksfile.Load(filepath.Join("..", "..", "examples", "tasks", "tasks.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +42,7 @@ func TestExampleFile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := x.Run(t.Context(), exectask.Call{Args: args})
+		got, err := x.Run(t.Context(), foreign.Call{Args: args})
 		if err != nil || !strings.Contains(string(got), c.want) {
 			t.Errorf("%s: %s, %v; want %s", x.Name, got, err, c.want)
 		}

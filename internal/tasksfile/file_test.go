@@ -1,9 +1,6 @@
-//go:build unix
-
-package exectask_test
+package tasksfile_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -16,8 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 
-	"github.com/stemjobs/stem/internal/exectask"
 	"github.com/stemjobs/stem/internal/runner"
+	"github.com/stemjobs/stem/internal/tasksfile"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -48,11 +45,11 @@ tasks:
 func pointer[T any](v T) *T { return &v }
 
 func TestParse(t *testing.T) {
-	file, err := exectask.Parse("tasks.yaml", []byte(everything))
+	file, err := tasksfile.Parse("tasks.yaml", []byte(everything))
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []*exectask.Task{
+	want := []*tasksfile.Task{
 		{
 			Name: "thumbnail", Line: 3, Queue: "images", Priority: pointer(7), MaxRetries: pointer(5),
 			Retry:       runner.Retry{Base: 2 * time.Second, Factor: 1.5, Max: time.Minute, Jitter: -1},
@@ -61,7 +58,7 @@ func TestParse(t *testing.T) {
 		{Name: "plain", Line: 11},
 		{Name: "never.again", Line: 12, MaxRetries: pointer(0), Retry: runner.Retry{Jitter: 0.25}},
 	}
-	if diff := cmp.Diff(want, file.Tasks, cmpopts.IgnoreUnexported(exectask.Task{})); diff != "" {
+	if diff := cmp.Diff(want, file.Tasks, cmpopts.IgnoreUnexported(tasksfile.Task{})); diff != "" {
 		t.Errorf("tasks (-want +got):\n%s", diff)
 	}
 }
@@ -82,13 +79,13 @@ func TestBrokenFiles(t *testing.T) {
 		"unknown top key":     {"tasks:\n  a: {exec: [x]}\ntaks:\n", `f.yaml:3: unknown key "taks" in the file; did you mean "tasks"?`},
 		"unknown key":         {in("exec: [x]", "timeouts: {soft: 1s}"), `f.yaml:4: unknown key "timeouts" in task it; did you mean "timeout"?`},
 		"unknown inner key":   {in("exec: [x]", "retry:", "  max: 1", "  bases: 1s"), `f.yaml:6: unknown key "bases" in task it: retry; did you mean "base"?`},
-		"known keys listed":   {in("exec: [x]", "zzz: 1"), "(known: exec, timeout, retry,"},
+		"known keys listed":   {in("exec: [x]", "zzz: 1"), "(known: exec, http, timeout, retry,"},
 		"twice a task":        {"tasks:\n  a: {exec: [x]}\n  a: {exec: [y]}\n", "f.yaml:3: not YAML: mapping key \"a\" already defined"},
 		"twice a key":         {in("exec: [x]", "exec: [y]"), "f.yaml:4: not YAML: mapping key \"exec\" already defined"},
 		"bad name":            {"tasks:\n  \"a b\": {exec: [x]}\n", `f.yaml:2: invalid task name "a b"`},
 		"name too long":       {"tasks:\n  " + strings.Repeat("n", 201) + ": {exec: [x]}\n", "f.yaml:2: invalid task name"},
 		"task is text":        {"tasks:\n  it: ls -l\n", "f.yaml:2: task it: want a mapping"},
-		"no exec":             {in("queue: q"), "f.yaml:2: task it: exec is missing"},
+		"no exec":             {in("queue: q"), "f.yaml:2: task it: exec or http is missing"},
 		"exec is text":        {in("exec: ls -l"), "f.yaml:3: task it: exec: want a list"},
 		"exec is empty":       {in("exec: []"), "f.yaml:3: task it: exec: want a program"},
 		"exec of lists":       {in("exec:", "- a", "- [b]"), "f.yaml:5: task it: exec: want text"},
@@ -125,7 +122,6 @@ func TestBrokenFiles(t *testing.T) {
 		"env by digit":        {in("exec: [x]", "env: [1A]"), `"1A": want a variable's name`},
 		"env null":            {in("exec: [x]", "env: {A: }"), "f.yaml:4: task it: env: A: want text"},
 		"allow word":          {in("exec: [x]", "allow_option_values: maybe"), `f.yaml:4: task it: allow_option_values: "maybe": want true or false`},
-		"http":                {in("http: {url: https://example.org}"), "f.yaml:3: task it: http: HTTP tasks are not available in this version"},
 		"rate":                {in("exec: [x]", "rate: 100/m"), "f.yaml:4: task it: rate: rate limits are not available in this version"},
 		"anchor":              {in("exec: &a [x]"), `f.yaml:3: "&": anchors, aliases, tags and directives are not used here`},
 		"alias":               {in("exec: [x]", "env: *a"), "f.yaml:4: \"*\": anchors"},
@@ -142,8 +138,8 @@ func TestBrokenFiles(t *testing.T) {
 		"too large":           {strings.Repeat("#\n", 65<<10), "f.yaml: it has more than 128 KiB"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			file, err := exectask.Parse("f.yaml", []byte(c.text))
-			var broken *exectask.FileError
+			file, err := tasksfile.Parse("f.yaml", []byte(c.text))
+			var broken *tasksfile.FileError
 			if file != nil || !errors.As(err, &broken) || !errors.Is(err, task.ErrInvalid) {
 				t.Fatalf("Parse = %v, %v; want a FileError", file, err)
 			}
@@ -180,7 +176,7 @@ func TestHostileFiles(t *testing.T) {
 		"closes":   strings.Repeat("]", n),
 		"dashes":   strings.Repeat("---\n", n/4),
 	} {
-		if _, err := exectask.Parse(name, []byte(text)); !errors.Is(err, task.ErrInvalid) || len(err.Error()) > 1000 {
+		if _, err := tasksfile.Parse(name, []byte(text)); !errors.Is(err, task.ErrInvalid) || len(err.Error()) > 1000 {
 			t.Errorf("%s: %.200v, want ErrInvalid in a few words", name, err)
 		}
 	}
@@ -188,83 +184,25 @@ func TestHostileFiles(t *testing.T) {
 
 func TestLoad(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := exectask.Load(filepath.Join(dir, "none.yaml")); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := tasksfile.Load(filepath.Join(dir, "none.yaml")); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("a file that is not there: %v", err)
 	}
-	if _, err := exectask.Load(dir); err == nil || !strings.Contains(err.Error(), "directory") {
+	if _, err := tasksfile.Load(dir); err == nil || !strings.Contains(err.Error(), "directory") {
 		t.Errorf("a directory: %v", err)
 	}
 	path := filepath.Join(dir, "tasks.yaml")
 	if err := os.WriteFile(path, []byte(everything), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	file, err := exectask.Load(path)
+	file, err := tasksfile.Load(path)
 	if err != nil || file.Path != path || len(file.Tasks) != 3 {
 		t.Errorf("Load = %+v, %v", file, err)
 	}
 	if err := os.WriteFile(path, []byte("tasks:\n  a: 1\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := exectask.Load(path); err == nil || !strings.HasPrefix(err.Error(), path+":2: ") {
+	if _, err := tasksfile.Load(path); err == nil || !strings.HasPrefix(err.Error(), path+":2: ") {
 		t.Errorf("a broken file: %v", err)
-	}
-}
-
-func TestTemplates(t *testing.T) {
-	args := `{"in":"a b.png","n":9007199254740993,"f":1.50,"yes":true,"quote":"'\"$(id) ; é","empty":"","a-b_1":"dash"}`
-	task1 := helper(t, "args", []string{"{{.in}}", "--size={{.n}}x{{ .f }}", "{{.yes}}", "{{.quote}}", "{{.empty}}", "{{.a-b_1}}", "}}", "$HOME", "*"})
-	got, err := task1.Run(t.Context(), exectask.Call{Args: json.RawMessage(args)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var words []string
-	if err := json.Unmarshal(got, &words); err != nil {
-		t.Fatal(err)
-	}
-	want := []string{"a b.png", "--size=9007199254740993x1.50", "true", "'\"$(id) ; é", "", "dash", "}}", "$HOME", "*"}
-	if diff := cmp.Diff(want, words); diff != "" {
-		t.Errorf("words (-want +got):\n%s", diff)
-	}
-}
-
-// TestTemplateRefusals: arguments that cannot be, or must not be, on a command
-// line are a permanent failure, and nothing is started.
-func TestTemplateRefusals(t *testing.T) {
-	for name, c := range map[string]struct{ word, args, want string }{
-		"an option":        {"{{.in}}", `{"in":"--output=/etc/passwd"}`, "could be taken for an option"},
-		"a file to read":   {"--data={{.in}}", `{"in":"@/etc/passwd"}`, "begins with - or @"},
-		"a negative":       {"{{.in}}", `{"in":-5}`, `"-5"`},
-		"from two":         {"{{.empty}}{{.in}}", `{"in":"-x","empty":""}`, "could be taken for an option"},
-		"missing":          {"{{.in}}", `{"out":"x"}`, `argument "in" is missing`},
-		"null":             {"{{.in}}", `{"in":null}`, "it is null"},
-		"an object":        {"{{.in}}", `{"in":{}}`, "standard input"},
-		"a list":           {"{{.in}}", `{"in":["-x"]}`, "standard input"},
-		"a zero byte":      {"{{.in}}", `{"in":"a\u0000b"}`, "zero byte"},
-		"no object":        {"{{.in}}", `"text"`, "want an object"},
-		"nothing":          {"{{.in}}", `null`, "want an object"},
-		"a list of fields": {"{{.in}}", `[{"in":"x"}]`, "want an object"},
-	} {
-		_, err := helper(t, "args", []string{c.word}).Run(t.Context(), exectask.Call{Args: json.RawMessage(c.args)})
-		var bad *runner.ArgsError
-		if !errors.As(err, &bad) || bad.Reason != task.ReasonArgsInvalid || !strings.Contains(err.Error(), c.want) {
-			t.Errorf("%s: %v, want an ArgsError that says %q", name, err, c.want)
-		}
-	}
-}
-
-func TestOptionValuesAllowed(t *testing.T) {
-	args := exectask.Call{Args: json.RawMessage(`{"in":"-x","at":"@y"}`)}
-	for name, task1 := range map[string]*exectask.Task{
-		"after two dashes": helper(t, "args", []string{"--", "{{.in}}", "{{.at}}"}),
-		"by the file":      helper(t, "args", []string{"{{.in}}", "{{.at}}"}, "allow_option_values: true"),
-	} {
-		got, err := task1.Run(t.Context(), args)
-		if err != nil || !strings.HasSuffix(strings.TrimSpace(string(got)), `"-x","@y"]`) {
-			t.Errorf("%s: Run = %s, %v", name, got, err)
-		}
-	}
-	if _, err := helper(t, "args", []string{"{{.in}}", "--"}).Run(t.Context(), args); err == nil {
-		t.Error("two dashes after the value allow it")
 	}
 }
 
@@ -272,7 +210,7 @@ func FuzzParse(f *testing.F) {
 	f.Add([]byte(everything))
 	f.Add([]byte("tasks: {a: {exec: [x, \"{{.y}}\"], env: {A: 1}}}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		file, err := exectask.Parse("f.yaml", data)
+		file, err := tasksfile.Parse("f.yaml", data)
 		if err != nil {
 			if !errors.Is(err, task.ErrInvalid) {
 				t.Fatalf("%v does not wrap ErrInvalid", err)
