@@ -18,6 +18,8 @@ var (
 	ErrUnsupported = errors.New("not supported by this broker")
 	// ErrNotFound: the broker does not hold that task.
 	ErrNotFound = errors.New("task not found")
+	// ErrExists: the broker holds a task of that id, or keeps its status.
+	ErrExists = errors.New("task exists")
 	// ErrClosed: the broker or consumer is closed.
 	ErrClosed = errors.New("closed")
 	// ErrUnavailable: the store cannot be reached or written just now. Trying

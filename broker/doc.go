@@ -95,7 +95,11 @@
 //   - B27 Dead letters are listed newest first by filter, in pages; replayed
 //     atomically (never both dead and live, never neither) with attempt kept,
 //     retries fresh, epoch raised and replays counted; purged by filter. A dry
-//     run changes nothing and reports the same count.
+//     run changes nothing and reports the same count. An edited envelope takes
+//     the place of the old one in the replay's step, for good, and is reported
+//     with it; one that does not fit (ReplayOptions.Check,
+//     DeadLetter.CheckEdit, the size limit) is refused, and nothing changes. A
+//     broker without PowerEdit refuses any with ErrUnsupported.
 //   - B28 After Close every call returns ErrClosed, and waiting calls return.
 //   - B29 A cancelled context ends a call with its error; what the call would
 //     have done is done whole or not at all.

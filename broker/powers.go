@@ -18,6 +18,8 @@ const (
 	PowerRevoke     Power = "revoke"     // Revoker
 	PowerStatuses   Power = "statuses"   // keeps statuses itself: Atomic
 	PowerOwner      Power = "owner"      // Owner
+	PowerImport     Power = "import"     // DeadImporter
+	PowerEdit       Power = "edit"       // ReplayOptions.Edited
 	PowerDurable    Power = "durable"    // what is stored survives the process
 	PowerShared     Power = "shared"     // several processes at once
 	PowerPush       Power = "push"       // waiting consumers are woken, not polling
@@ -32,7 +34,7 @@ const (
 func Powers() []Power {
 	return []Power{
 		PowerDurable, PowerShared, PowerPush, PowerPriorities, PowerDelays, PowerClaims, PowerFollowups,
-		PowerRevoke, PowerStatuses, PowerOwner, PowerTx, PowerBroadcast, PowerLimits, PowerHolds, PowerGroups,
+		PowerRevoke, PowerStatuses, PowerOwner, PowerImport, PowerEdit, PowerTx, PowerBroadcast, PowerLimits, PowerHolds, PowerGroups,
 	}
 }
 
@@ -92,6 +94,15 @@ type Owner interface {
 	// Holds has true for each id that is ready, delayed or leased; a dead
 	// letter is not.
 	Holds(ctx context.Context, ids ...string) ([]bool, error)
+}
+
+// DeadImporter takes dead letters that were exported (rule P4).
+type DeadImporter interface {
+	// ImportDeadLetters puts dead letters back as they were. The slice has nil
+	// for each that is stored, or why it is not: ErrExists for an id that is
+	// known, task.ErrInvalid, task.ErrTooLarge, or ErrUnsupported for an entry
+	// that is no envelope where the store can hold none.
+	ImportDeadLetters(ctx context.Context, batch []DeadLetter) ([]error, error)
 }
 
 // Unwrapper is implemented by a broker that wraps another.

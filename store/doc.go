@@ -27,7 +27,9 @@
 //     the record still has that epoch; so does a start of a later attempt. A
 //     record with an outbox does not expire, and with Keep 0 goes by Clear.
 //   - S6  Requeue makes a failed task queued with the given epoch, replay count
-//     and moment, and only once for each replay count.
+//     and moment, and only once for each replay count. With an envelope it also
+//     shows that one's args, meta and retries; so does the start of a replay of
+//     which the store had not heard.
 //   - S7  A terminal status is kept for its retention, and gone (ErrNotFound)
 //     within two seconds after it; Keep 0 removes it at once; Forever keeps it.
 //     A failed one stays until Delete or Requeue.

@@ -50,7 +50,7 @@ type Update struct {
 	Worker   string
 	At       time.Time // of the start
 	Progress *task.Progress
-	Envelope *task.Envelope // for a start of an id without a record
+	Envelope *task.Envelope // for a start of an id without a record, or of a replay
 }
 
 // Answer is the answer for one update: an error, or a stored outcome that a

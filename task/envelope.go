@@ -65,6 +65,7 @@ const (
 	MetaLinks        = "links"        // envelopes enqueued when this one succeeds
 	MetaErrorLinks   = "errorLinks"   // envelopes enqueued when this one is dead-lettered
 	MetaUser         = "user"         // the caller's own annotations
+	MetaEdited       = "edited"       // of a task replayed with other args: the first ones, and when
 	MetaEncoder      = "encoder"      // the encoders of its result: those of HeaderEncoder
 )
 

@@ -1,11 +1,12 @@
 package memory
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
-	"sort"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/stemjobs/stem/broker"
@@ -14,24 +15,44 @@ import (
 
 // graveyard is the dead letters in the order of their deaths.
 type graveyard struct {
-	graves []grave
+	graves []grave // in order, unless sorted is false
 	live   int
 	seq    int64
+	sorted bool
 }
 
 // grave is a dead letter's place; the record may have left it since.
 type grave struct {
-	seq int64
+	at  int64 // the moment of its death
+	seq int64 // never given twice
 	r   *record
 }
 
 func (g grave) filled() bool { return g.r.place == dead && g.r.extra.deadSeq == g.seq }
 
+func (g grave) compare(o grave) int {
+	return cmp.Or(cmp.Compare(g.at, o.at), cmp.Compare(g.seq, o.seq))
+}
+
+// add gives a record that has just become dead its place. Deaths come in order,
+// but for those that are imported.
 func (y *graveyard) add(r *record) {
 	y.seq++
 	y.live++
 	r.more().deadSeq = y.seq
-	y.graves = append(y.graves, grave{y.seq, r})
+	g := grave{momentOf(r.extra.deadAt), y.seq, r}
+	n := len(y.graves)
+	y.sorted = n == 0 || y.sorted && y.graves[n-1].compare(g) < 0
+	y.graves = append(y.graves, g)
+}
+
+// inOrder returns the graves, the oldest first.
+func (y *graveyard) inOrder() []grave {
+	if !y.sorted {
+		slices.SortFunc(y.graves, grave.compare)
+		y.sorted = true
+	}
+	return y.graves
 }
 
 // left counts that a record has left, and drops what is empty when most is.
@@ -79,10 +100,10 @@ func (t *tasks) ListDeadLetters(ctx context.Context, f broker.DeadFilter, p brok
 	}
 	defer t.db.leave()
 	var page []broker.DeadLetter
-	graves := t.db.dead.graves
+	graves := t.db.dead.inOrder()
 	at := len(graves)
-	if before > 0 {
-		at = sort.Search(len(graves), func(i int) bool { return graves[i].seq >= before })
+	if p.Cursor != "" {
+		at, _ = slices.BinarySearchFunc(graves, before, grave.compare)
 	}
 	cursor := ""
 	for at--; at >= 0; at-- {
@@ -97,27 +118,36 @@ func (t *tasks) ListDeadLetters(ctx context.Context, f broker.DeadFilter, p brok
 			return page, cursor, nil
 		}
 		page = append(page, d)
-		cursor = strconv.FormatInt(graves[at].seq, 10)
+		cursor = graves[at].cursor()
 	}
 	return page, "", nil
 }
 
-func parseGrave(cursor string) (int64, error) {
+func (g grave) cursor() string {
+	return strconv.FormatInt(g.at, 10) + "." + strconv.FormatInt(g.seq, 10)
+}
+
+// parseGrave reads what cursor wrote.
+func parseGrave(cursor string) (g grave, err error) {
 	if cursor == "" {
-		return 0, nil
+		return g, nil
 	}
-	n, err := strconv.ParseInt(cursor, 10, 64)
-	if err != nil || n <= 0 {
-		return 0, fmt.Errorf("%w cursor %.80q: use one that a page gave", task.ErrInvalid, cursor)
+	at, seq, _ := strings.Cut(cursor, ".")
+	g.at, err = strconv.ParseInt(at, 10, 64)
+	if err == nil {
+		g.seq, err = strconv.ParseInt(seq, 10, 64)
 	}
-	return n, nil
+	if err != nil {
+		return g, fmt.Errorf("%w cursor %.80q: use one that a page gave", task.ErrInvalid, cursor)
+	}
+	return g, nil
 }
 
 // selectDead returns the dead letters that a filter selects, oldest first and
 // at most limit of them; 0: all.
 func (db *DB) selectDead(f broker.DeadFilter, limit int) []*record {
 	var chosen []*record
-	for _, g := range db.dead.graves {
+	for _, g := range db.dead.inOrder() {
 		if !g.filled() {
 			continue
 		}
@@ -138,8 +168,15 @@ const maxEntries = 1000
 
 // ReplayDeadLetters puts dead letters back; see broker.DeadLetters.
 func (t *tasks) ReplayDeadLetters(ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
-	if err := task.ValidateTime("notBefore", o.NotBefore); err != nil {
+	if err := o.Check(f); err != nil {
 		return broker.Replayed{}, fmt.Errorf("replay dead letters: %w", err)
+	}
+	size := 0
+	if o.Edited != nil {
+		var err error
+		if size, err = sizeOf(o.Edited); err != nil {
+			return broker.Replayed{}, fmt.Errorf("replay dead letters: %w", err)
+		}
 	}
 	now, err := t.db.enter(ctx, &t.closed)
 	if err != nil {
@@ -147,12 +184,22 @@ func (t *tasks) ReplayDeadLetters(ctx context.Context, f broker.DeadFilter, o br
 	}
 	defer t.db.leave()
 	chosen := t.db.selectDead(f, o.Limit)
+	if o.Edited != nil && len(chosen) == 1 {
+		d := chosen[0].deadLetter()
+		if err := d.CheckEdit(o.Edited); err != nil {
+			return broker.Replayed{}, fmt.Errorf("replay dead letters: %w", err)
+		}
+	}
 	answer := broker.Replayed{Count: len(chosen)}
 	for i, r := range chosen {
 		entry := broker.ReplayedTask{
 			ID: r.id, Queue: r.q.name, Epoch: r.epoch + 1, ReplayCount: r.replays() + 1, ReplayedAt: now,
+			Envelope: o.Edited,
 		}
 		if !o.DryRun {
+			if o.Edited != nil {
+				r.env, r.size, r.trimmed = o.Edited, int32(size), false
+			}
 			t.db.replay(r, o.NotBefore, now)
 			entry.Epoch = r.epoch
 		}

@@ -158,6 +158,7 @@ func (r *record) startForeign(u *store.Update, now time.Time) {
 			r.requeue(now)
 		}
 		r.more().replays = u.Replays
+		r.edit(u.Envelope)
 	}
 	if u.Epoch > r.epoch || r.state != running {
 		r.starts++
@@ -170,6 +171,16 @@ func (r *record) startForeign(u *store.Update, now time.Time) {
 	if x := r.extra; x != nil {
 		x.progress, x.outcome = nil, nil
 	}
+}
+
+// edit shows what a replay may have changed of a task.
+func (r *record) edit(e *task.Envelope) {
+	if e == nil {
+		return
+	}
+	now := *r.env // readers may have the old one
+	now.Args, now.Meta, now.MaxRetries = slices.Clone(task.KeepArgs(e.Args)), e.Meta, e.MaxRetries
+	r.env = &now
 }
 
 // Record stores outcomes; see store.Results.
@@ -326,6 +337,7 @@ func (db *DB) requeueForeign(t *broker.ReplayedTask, now time.Time) error {
 		return store.ErrStale
 	}
 	r.requeue(t.ReplayedAt)
+	r.edit(t.Envelope)
 	r.epoch = t.Epoch
 	x := r.more()
 	x.replays, x.outcome = t.ReplayCount, nil

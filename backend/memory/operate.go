@@ -18,7 +18,7 @@ func (t *tasks) Capabilities() broker.Capabilities {
 		Summary: "in the process, gone with it: for tests and programs of one process",
 		Powers: []broker.Power{
 			broker.PowerPush, broker.PowerPriorities, broker.PowerDelays, broker.PowerClaims,
-			broker.PowerFollowups, broker.PowerRevoke, broker.PowerStatuses, broker.PowerOwner,
+			broker.PowerFollowups, broker.PowerRevoke, broker.PowerStatuses, broker.PowerOwner, broker.PowerImport, broker.PowerEdit,
 		},
 		MaxSize: task.DefaultMaxSize,
 	}

@@ -261,10 +261,17 @@ func (db *DB) eachDead(ctx context.Context, ids []string, fn func(t *tx, r *row)
 // leaves those replayed, and the others dead.
 func (d *deadLetters) ReplayDeadLetters(ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
 	var out broker.Replayed
+	edited, err := prepareEdit(f, o)
+	if err != nil {
+		return out, fmt.Errorf("replay dead letters: %w", err)
+	}
 	entries := make(map[string]broker.ReplayedTask)
 	n, named, err := d.walk(ctx, f, o.Limit, o.DryRun, func(t *tx, r *row) error {
 		queue, err := d.b.db.names.queue(t.conn, r.queue)
 		if err != nil {
+			return err
+		}
+		if err := t.edit(r, o.Edited, edited); err != nil {
 			return err
 		}
 		if err := t.replay(r, o.NotBefore); err != nil {
@@ -273,6 +280,7 @@ func (d *deadLetters) ReplayDeadLetters(ctx context.Context, f broker.DeadFilter
 		if len(entries) < 2*namedMost {
 			entries[r.id] = broker.ReplayedTask{
 				ID: r.id, Queue: queue, Epoch: r.epoch, ReplayCount: r.replays, ReplayedAt: time.UnixMilli(t.now).UTC(),
+				Envelope: o.Edited,
 			}
 		}
 		return nil
@@ -289,13 +297,50 @@ func (d *deadLetters) ReplayDeadLetters(ctx context.Context, f broker.DeadFilter
 		return out, fmt.Errorf("replay dead letters: %w", err)
 	}
 	if o.DryRun {
-		return out, d.foresee(ctx, out.Entries)
+		return out, d.foresee(ctx, out.Entries, o.Edited)
 	}
 	return out, nil
 }
 
+// prepareEdit checks a replay's options and encodes its edited envelope, nil
+// where there is none.
+func prepareEdit(f broker.DeadFilter, o broker.ReplayOptions) ([]byte, error) {
+	if err := o.Check(f); err != nil || o.Edited == nil {
+		return nil, err
+	}
+	return encodeEnvelope(o.Edited)
+}
+
+// edit puts an edited envelope, if there is one, in the place of a dead
+// letter's own.
+func (t *tx) edit(r *row, e *task.Envelope, data []byte) error {
+	if e == nil {
+		return nil
+	}
+	if err := t.fits(r, e); err != nil {
+		return err
+	}
+	r.size = len(data)
+	return t.exec("set-envelope", data, r.seq)
+}
+
+// fits says whether an edited envelope may replace that of a dead letter.
+func (c *conn) fits(r *row, e *task.Envelope) error {
+	l := broker.DeadLetter{Envelope: &task.Envelope{ID: r.id}}
+	var data []byte
+	if _, err := c.one("envelope", func(s *sqlite3.Stmt) { data = blob(s, 0) }, r.seq); err != nil {
+		return err
+	}
+	if old, err := task.Decode(data); err == nil && old.ID == r.id {
+		l.Envelope = old
+	} else {
+		l.Raw = data
+	}
+	return l.CheckEdit(e)
+}
+
 // foresee fills in what a dry run would do.
-func (d *deadLetters) foresee(ctx context.Context, entries []broker.ReplayedTask) error {
+func (d *deadLetters) foresee(ctx context.Context, entries []broker.ReplayedTask, edited *task.Envelope) error {
 	return d.b.db.read(ctx, func(c *conn) error {
 		now := time.Now().UTC()
 		for i := range entries {
@@ -308,7 +353,14 @@ func (d *deadLetters) foresee(ctx context.Context, entries []broker.ReplayedTask
 			if err != nil {
 				return err
 			}
-			entries[i] = broker.ReplayedTask{ID: r.id, Queue: queue, Epoch: r.epoch + 1, ReplayCount: r.replays + 1, ReplayedAt: now}
+			entries[i] = broker.ReplayedTask{
+				ID: r.id, Queue: queue, Epoch: r.epoch + 1, ReplayCount: r.replays + 1, ReplayedAt: now, Envelope: edited,
+			}
+			if edited != nil {
+				if err := c.fits(&r, edited); err != nil {
+					return fmt.Errorf("replay dead letters: %w", err)
+				}
+			}
 		}
 		return nil
 	})

@@ -252,6 +252,7 @@ func (v *record) start(u *store.Update, now int64) {
 			v.requeue(time.UnixMilli(now).UTC())
 		}
 		st.ReplayCount = u.Replays
+		v.edit(u.Envelope)
 	}
 	if u.Epoch > st.Epoch || st.State != task.Running {
 		st.Starts++
@@ -271,6 +272,13 @@ func (v *record) requeue(at time.Time) {
 	st.Reason, st.Result, st.Progress, st.Starts, st.Worker = "", nil, nil, 0, ""
 	st.StartedAt, st.FinishedAt, st.NotBefore = time.Time{}, time.Time{}, time.Time{}
 	v.outcome, v.outbox, v.expires = nil, 0, 0
+}
+
+// edit shows what a replay may have changed of a task.
+func (v *record) edit(e *task.Envelope) {
+	if e != nil {
+		v.status.Args, v.status.Meta, v.status.MaxRetries = task.KeepArgs(e.Args), e.Meta, e.MaxRetries
+	}
 }
 
 // Record implements store.Results.
@@ -417,6 +425,7 @@ func (s *results) Requeue(ctx context.Context, batch []broker.ReplayedTask) ([]e
 			return store.ErrStale, nil
 		}
 		v.requeue(b.ReplayedAt)
+		v.edit(b.Envelope)
 		v.status.Epoch, v.status.ReplayCount = b.Epoch, b.ReplayCount
 		return nil, t.keep(v)
 	})

@@ -3,6 +3,7 @@ package brokertest
 import (
 	"context"
 	"maps"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -31,6 +32,8 @@ type bend struct {
 	caps    func(c broker.Capabilities) broker.Capabilities
 	revoke  func(b *bent, ctx context.Context, batch []broker.Revocation) ([]broker.RevokeAnswer, error)
 	holds   func(ids []string, held []bool) []bool
+	imports func(d broker.DeadLetter) broker.DeadLetter
+	known   func(b *bent, batch []broker.DeadLetter, errs []error)
 	ctx     func(ctx context.Context) context.Context
 	end     func(b *bent) error
 }
@@ -189,6 +192,21 @@ func (b *bent) Holds(ctx context.Context, ids ...string) ([]bool, error) {
 		held = b.bend.holds(ids, held)
 	}
 	return held, err
+}
+
+func (b *bent) ImportDeadLetters(ctx context.Context, batch []broker.DeadLetter) ([]error, error) {
+	p, _ := broker.As[broker.DeadImporter](b.Broker)
+	letters := slices.Clone(batch)
+	for i := range letters {
+		if b.bend.imports != nil && letters[i].Envelope != nil {
+			letters[i] = b.bend.imports(letters[i])
+		}
+	}
+	errs, err := p.ImportDeadLetters(b.context(ctx), letters)
+	if b.bend.known != nil && err == nil {
+		b.bend.known(b, batch, errs)
+	}
+	return errs, err
 }
 
 func (b *bent) Close() error {

@@ -2,6 +2,7 @@ package brokertest
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
@@ -58,7 +59,7 @@ func brokenOperating() []broken {
 
 func brokenReplays() []broken {
 	return []broken{
-		{name: "leaves a dead letter where it was replayed", rule: "B27", also: "", bend: bend{
+		{name: "leaves a dead letter where it was replayed", rule: "B27", also: "P4", bend: bend{
 			replay: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
 				list, _, err := b.on().DeadLetters().ListDeadLetters(ctx, f, broker.Page{})
 				if err == nil && !o.DryRun {
@@ -75,7 +76,7 @@ func brokenReplays() []broken {
 				return list
 			},
 		}},
-		{name: "loses what it replays", rule: "B27", also: "B7 B13 P2 P3", bend: bend{
+		{name: "loses what it replays", rule: "B27", also: "B7 B13 P1 P2 P3 P4", bend: bend{
 			replay: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
 				r, err := b.on().DeadLetters().ReplayDeadLetters(ctx, f, o)
 				if err == nil && !o.DryRun {
@@ -96,7 +97,7 @@ func brokenReplays() []broken {
 				return b.on().DeadLetters().ReplayDeadLetters(ctx, f, o)
 			},
 		}},
-		{name: "forgets the attempts of a replayed task", rule: "B27", also: "", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) {
+		{name: "forgets the attempts of a replayed task", rule: "B27", also: "P4", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) {
 			for i := range got.Deliveries {
 				got.Deliveries[i].Attempt -= got.Deliveries[i].RetryBase
 				got.Deliveries[i].RetryBase = 0
@@ -106,6 +107,29 @@ func brokenReplays() []broken {
 			f.Queue = ""
 			return f, p
 		}}},
+		{name: "forgets the edit of a replay", rule: "B27", also: "", bend: bend{
+			replay: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
+				edited := o.Edited
+				if o.Check(f) == nil {
+					o.Edited = nil
+				}
+				r, err := b.on().DeadLetters().ReplayDeadLetters(ctx, f, o)
+				for i := range r.Entries {
+					r.Entries[i].Envelope = edited
+				}
+				return r, err
+			},
+		}},
+		{name: "takes an edit that moves the task in line", rule: "B27", also: "", bend: bend{
+			replay: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
+				if o.Edited != nil {
+					v := *o.Edited
+					v.Priority = 7
+					o.Edited = &v
+				}
+				return b.on().DeadLetters().ReplayDeadLetters(ctx, f, o)
+			},
+		}},
 		{name: "purges dead letters in a dry run", rule: "B27", also: "", bend: bend{
 			drop: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.PurgeOptions) (broker.Purged, error) {
 				o.DryRun = false
@@ -159,6 +183,30 @@ func brokenPowers() []broken {
 			return out, nil
 		}}},
 		{name: "tells no worker of a revocation", rule: "P1", also: "", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.Revoked = nil }}},
+		{name: "takes dead letters back without declaring it", rule: "P0", also: "", bend: bend{caps: without(broker.PowerImport)}},
+		{name: "forgets the replays of what it takes back", rule: "P4", also: "", bend: bend{imports: func(d broker.DeadLetter) broker.DeadLetter {
+			d.ReplayCount = 0
+			return d
+		}}},
+		{name: "lists what it takes back as dead since now", rule: "P4", also: "", bend: bend{imports: func(d broker.DeadLetter) broker.DeadLetter {
+			d.DeadAt = time.Now()
+			return d
+		}}},
+		{name: "says that it took back what is known", rule: "P4", also: "", bend: bend{known: func(_ *bent, _ []broker.DeadLetter, errs []error) {
+			for i, err := range errs {
+				if errors.Is(err, broker.ErrExists) {
+					errs[i] = nil
+				}
+			}
+		}}},
+		{name: "says that it took back what it lost", rule: "P4", also: "", bend: bend{known: func(b *bent, batch []broker.DeadLetter, errs []error) {
+			for i, err := range errs {
+				if err == nil {
+					f := broker.DeadFilter{IDs: []string{batch[i].Envelope.ID}}
+					_, _ = b.on().DeadLetters().PurgeDeadLetters(context.Background(), f, broker.PurgeOptions{})
+				}
+			}
+		}}},
 		{name: "holds what is dead", rule: "P3", also: "", bend: bend{holds: func(ids []string, held []bool) []bool {
 			for i, id := range ids {
 				held[i] = held[i] || id == "dead"

@@ -197,7 +197,7 @@ func brokenReceiving() []broken {
 				}
 			}
 		}}},
-		{name: "gives an epoch twice after a replay", rule: "B7", also: "B27", bend: bend{
+		{name: "gives an epoch twice after a replay", rule: "B7", also: "B27 P4", bend: bend{
 			batch: deliveries(func(b *bent, d *broker.Delivery) {
 				if d.Replays > 0 {
 					d.Receipt.Epoch = 1

@@ -1,6 +1,9 @@
 package brokertest
 
 import (
+	"bytes"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,6 +20,7 @@ func testB27(e *env) {
 	replayDead(e)
 	replayFewer(e)
 	purgeDead(e)
+	replayEdited(e)
 }
 
 // deadOnes makes n dead letters in queue "dead", and two in others; it returns
@@ -201,4 +205,105 @@ func purgeDead(e *env) {
 		e.Errorf("the status of a failed task outlives its dead letter")
 	}
 	e.publish(envelope("d4", onQueue("dead"))) // the id is free again
+}
+
+// replayEdited replays a dead letter with another envelope.
+func replayEdited(e *env) {
+	e.publish(envelope("ed", onQueue("edit"), priority(7)), envelope("other", onQueue("edit")))
+	for _, d := range e.open("edit").all(2) {
+		e.settle(d, task.Failed)
+	}
+	if !e.has(broker.PowerEdit) {
+		refuseAnyEdit(e)
+		return
+	}
+	edited := *e.dead(broker.DeadFilter{IDs: []string{"ed"}})[0].Envelope
+	edited.Args, edited.MaxRetries = json.RawMessage(`{"n":2,"big":12345678901234567890}`), 9
+	edited.Meta = map[string]json.RawMessage{task.MetaEdited: json.RawMessage(`{"args":{"n":1}}`)}
+	refuseEdits(e, edited)
+
+	f := broker.DeadFilter{IDs: []string{"ed"}}
+	if dry := e.replay(f, broker.ReplayOptions{Edited: &edited, DryRun: true}); dry.Count != 1 {
+		e.Errorf("a dry replay with an edit: got %+v", dry)
+	}
+	if l := e.dead(f); len(l) != 1 || string(l[0].Envelope.Args) != `{"n":1}` {
+		e.Errorf("after a dry replay with an edit: got %+v", l)
+	}
+	r := e.replay(f, broker.ReplayOptions{Edited: &edited})
+	if r.Count != 1 || len(r.Entries) != 1 || r.Entries[0].Envelope == nil || !sameEnvelope(r.Entries[0].Envelope, &edited) {
+		e.Errorf("a replay with an edit: got %+v", r)
+	}
+	shows := func(s task.Status) string {
+		if !bytes.Contains(s.Args, []byte("12345678901234567890")) || s.Meta[task.MetaEdited] == nil || s.MaxRetries != 9 {
+			return fmt.Sprintf("args %s, meta %s, %d retries", s.Args, s.Meta, s.MaxRetries)
+		}
+		return ""
+	}
+	e.seen("ed", task.Queued, shows)
+	e.counts("edit", 1, 0, 0, 1)
+	c := e.open("edit")
+	for range 2 { // for good: also of the delivery after the next, and dead again
+		d := c.one()
+		if !sameEnvelope(d.Envelope, &edited) {
+			e.Errorf("replayed with an edit, delivered %+v, want %+v", d.Envelope, edited)
+		}
+		e.start(d)
+		e.settle(d, task.Queued)
+	}
+	e.seen("ed", task.Queued, shows)
+	e.settle(c.one(), task.Failed)
+	if l := e.dead(f); len(l) != 1 || !sameEnvelope(l[0].Envelope, &edited) || l[0].ReplayCount != 1 {
+		e.Errorf("dead again after a replay with an edit: got %+v", l)
+	}
+	e.seen("ed", task.Failed, shows)
+	if s, ok := e.edited("other"); ok && string(s.Args) != `{"n":1}` {
+		e.Errorf("the edit of one changed another: args %s", s.Args)
+	}
+}
+
+// refuseAnyEdit: an edit that is asked for is never dropped.
+func refuseAnyEdit(e *env) {
+	f := broker.DeadFilter{IDs: []string{"ed"}}
+	o := broker.ReplayOptions{Edited: envelope("ed", onQueue("edit"), priority(7))}
+	if _, err := e.Broker.DeadLetters().ReplayDeadLetters(e.ctx, f, o); !errors.Is(err, broker.ErrUnsupported) {
+		e.Errorf("a replay with an edit, which the broker does not declare: got error %v, want ErrUnsupported", err)
+	}
+	e.counts("edit", 0, 0, 0, 2)
+}
+
+// edited is the status of id, where statuses are kept.
+func (e *env) edited(id string) (task.Status, bool) {
+	if e.Results == nil {
+		return task.Status{}, false
+	}
+	return e.status(id)
+}
+
+// refuseEdits tries edits that do not fit. None of them may change anything.
+func refuseEdits(e *env, good task.Envelope) {
+	type edit struct {
+		filter broker.DeadFilter
+		change func(v *task.Envelope)
+	}
+	one := broker.DeadFilter{IDs: []string{"ed"}}
+	for what, x := range map[string]edit{
+		"another name":     {one, func(v *task.Envelope) { v.Name = "other.name" }},
+		"another queue":    {one, onQueue("elsewhere")},
+		"another priority": {one, priority(2)},
+		"bad args":         {one, func(v *task.Envelope) { v.Args = json.RawMessage(`{`) }},
+		"another id":       {one, func(v *task.Envelope) { v.ID = "other" }},
+		"no ids":           {broker.DeadFilter{Queue: "edit"}, func(*task.Envelope) {}},
+		"two ids":          {broker.DeadFilter{IDs: []string{"ed", "other"}}, func(*task.Envelope) {}},
+		"too large": {one, func(v *task.Envelope) {
+			v.Args = json.RawMessage(`"` + strings.Repeat("x", task.DefaultMaxSize) + `"`)
+		}},
+	} {
+		v := good
+		x.change(&v)
+		r, err := e.Broker.DeadLetters().ReplayDeadLetters(e.ctx, x.filter, broker.ReplayOptions{Edited: &v})
+		if !errors.Is(err, task.ErrInvalid) && !errors.Is(err, task.ErrTooLarge) {
+			e.Errorf("a replay with an edit, %s: got %+v, error %v, want ErrInvalid or ErrTooLarge", what, r, err)
+		}
+		e.counts("edit", 0, 0, 0, 2)
+	}
 }

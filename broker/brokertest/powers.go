@@ -26,6 +26,10 @@ func testP0(e *env) {
 	if owner != e.has(broker.PowerOwner) {
 		e.Errorf("implements Owner: %v, declares it: %v", owner, e.has(broker.PowerOwner))
 	}
+	_, importer := broker.As[broker.DeadImporter](e.Broker)
+	if importer != e.has(broker.PowerImport) {
+		e.Errorf("implements DeadImporter: %v, declares it: %v", importer, e.has(broker.PowerImport))
+	}
 	a, atomic := broker.As[broker.Atomic](e.Broker)
 	if atomic != e.has(broker.PowerStatuses) {
 		e.Errorf("implements Atomic: %v, declares statuses: %v", atomic, e.has(broker.PowerStatuses))

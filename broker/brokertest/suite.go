@@ -139,5 +139,6 @@ var tests = []struct {
 	{"P1_revoke", testP1},
 	{"P2_statuses_show_at_once", testP2},
 	{"P3_owner", testP3},
+	{"P4_dead_letters_come_back", testP4},
 	{"Model_random_operations", testModel},
 }

@@ -139,6 +139,9 @@ func (l deadLetters) ListDeadLetters(ctx context.Context, f broker.DeadFilter, p
 
 // ReplayDeadLetters implements broker.DeadLetters.
 func (l deadLetters) ReplayDeadLetters(ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
+	if o.Edited != nil { // it does not declare broker.PowerEdit
+		return broker.Replayed{}, fmt.Errorf("edit a dead letter: %w", broker.ErrUnsupported)
+	}
 	if err := l.b.enter(ctx); err != nil {
 		return broker.Replayed{}, err
 	}

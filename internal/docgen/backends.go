@@ -38,6 +38,10 @@ func meaning(p broker.Power) string {
 		return "statuses and results in the same step as the task's own move"
 	case broker.PowerOwner:
 		return "it tells which tasks it still holds, so that orphans are found"
+	case broker.PowerImport:
+		return "exported dead letters can be put back"
+	case broker.PowerEdit:
+		return "the arguments of a dead letter can be edited in its replay"
 	case broker.PowerTx:
 		return "enqueue inside a transaction of your own"
 	case broker.PowerBroadcast:

@@ -2,6 +2,8 @@ package pair
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"github.com/stemjobs/stem/broker"
 )
@@ -70,6 +72,81 @@ func (d deadLetters) PurgeDeadLetters(ctx context.Context, f broker.DeadFilter, 
 		return p.Count, err
 	})
 	return all, err
+}
+
+// importer is the broker's power to take dead letters back, joined with the
+// result store.
+type importer struct {
+	broker.Broker
+	j     *Joined
+	inner broker.DeadImporter
+}
+
+// Unwrap gives access to the broker's other powers.
+func (i *importer) Unwrap() broker.Broker { return i.Broker }
+
+// ImportDeadLetters stores dead letters in the broker first, and then their
+// statuses; one that is not shown, since somebody died in between, is shown by
+// the same import once more, or by the start after a replay. An id that has a
+// status is known.
+func (i *importer) ImportDeadLetters(ctx context.Context, batch []broker.DeadLetter) ([]error, error) {
+	j := i.j
+	j.catchUp(ctx)
+	publications := make([]broker.Publication, len(batch))
+	for k := range batch {
+		publications[k].Envelope = batch[k].Envelope
+	}
+	known, err := j.known(ctx, publications)
+	if err != nil {
+		return nil, err
+	}
+	errs := make([]error, len(batch))
+	fresh := make([]broker.DeadLetter, 0, len(batch))
+	at := make([]int, 0, len(batch)) // index of each fresh one
+	for k := range batch {
+		if e := batch[k].Envelope; e != nil && known[e.ID] {
+			errs[k] = fmt.Errorf("dead letter %s: %w", e.ID, broker.ErrExists)
+			continue
+		}
+		fresh, at = append(fresh, batch[k]), append(at, k)
+	}
+	answers, err := i.inner.ImportDeadLetters(ctx, fresh)
+	if err != nil {
+		return nil, err
+	}
+	if len(answers) != len(fresh) {
+		return nil, errContract
+	}
+	var ids []string
+	for k, answer := range answers {
+		errs[at[k]] = answer
+		if answer == nil || errors.Is(answer, broker.ErrExists) {
+			ids = append(ids, fresh[k].Envelope.ID)
+		}
+	}
+	j.showDead(ctx, ids)
+	return errs, nil
+}
+
+// showDead creates the statuses of those tasks that are dead letters and have
+// none.
+func (j *Joined) showDead(ctx context.Context, ids []string) {
+	var l late
+	for len(ids) > 0 {
+		n := min(len(ids), page)
+		list, _, err := j.inner.DeadLetters().ListDeadLetters(ctx, broker.DeadFilter{IDs: ids[:n]}, broker.Page{Limit: n})
+		if err != nil {
+			j.log.Warn("imported dead letters have no status yet", "tasks", len(ids), "error", err)
+			break
+		}
+		for k := range list {
+			if !list[k].Hidden() {
+				l.creates = append(l.creates, list[k].Status())
+			}
+		}
+		ids = ids[n:]
+	}
+	j.write(ctx, l)
 }
 
 // pages calls move, with how many it is to move, until limit are moved or none

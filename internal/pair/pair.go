@@ -55,10 +55,14 @@ func Join(b broker.Broker, r store.Results, o Options) *Joined {
 // Unwrap gives broker.As access to the powers of the broker that is joined;
 // those that touch statuses are replaced.
 func (j *Joined) Unwrap() broker.Broker {
-	if r, ok := broker.As[broker.Revoker](j.inner); ok {
-		return &revoker{Broker: j.inner, j: j, inner: r}
+	b := j.inner
+	if i, ok := broker.As[broker.DeadImporter](j.inner); ok {
+		b = &importer{Broker: b, j: j, inner: i}
 	}
-	return j.inner
+	if r, ok := broker.As[broker.Revoker](j.inner); ok {
+		b = &revoker{Broker: b, j: j, inner: r}
+	}
+	return b
 }
 
 // Queues describes queues: see broker.Broker.

@@ -64,7 +64,7 @@ func brokenUpdates() []broken {
 			u.Progress = nil
 			return u
 		}}},
-		{name: "starts no task without a record", rule: "S2", also: "S1 S5 S7 S12", bend: bend{update: func(_ *bent, u store.Update) store.Update {
+		{name: "starts no task without a record", rule: "S2", also: "S1 S5 S6 S7 S12", bend: bend{update: func(_ *bent, u store.Update) store.Update {
 			u.Envelope = nil
 			return u
 		}}},
@@ -128,6 +128,10 @@ func brokenRecords() []broken {
 		{name: "counts each Requeue as another", rule: "S6", also: "S3", bend: bend{requeue: func(b *bent, t broker.ReplayedTask) broker.ReplayedTask {
 			s, _ := b.status(t.ID)
 			t.ReplayCount, t.Epoch = s.ReplayCount+1, s.Epoch+1
+			return t
+		}}},
+		{name: "forgets what a replay has edited", rule: "S6", bend: bend{requeue: func(_ *bent, t broker.ReplayedTask) broker.ReplayedTask {
+			t.Envelope = nil
 			return t
 		}}},
 		{name: "requeues under the old epoch", rule: "S6", bend: bend{requeue: func(b *bent, t broker.ReplayedTask) broker.ReplayedTask {

@@ -40,6 +40,7 @@ func testS1(e *env) {
 func testS2(e *env) {
 	e.create("a")
 	u := startOf("a", 3)
+	u.At = u.At.Add(-second) // it was told late
 	e.start(u)
 	s := e.get("a")
 	if s.State != task.Running || s.Epoch != 3 || s.Worker != "worker-3" || !s.StartedAt.Equal(u.At) || s.Starts != 1 {
@@ -65,11 +66,17 @@ func testS2(e *env) {
 	})
 	e.start(startOf("a", 7)) // redelivered
 	e.start(startOf("a", 7)) // and told twice
-	if s := e.get("a"); s.Epoch != 7 || s.Worker != "worker-7" || s.Starts != 2 || s.State != task.Running {
+	if s := e.get("a"); s.Epoch != 7 || s.Worker != "worker-7" || s.Starts != 2 || s.State != task.Running || s.Progress != nil {
 		e.Errorf("after a start at epoch 7: got %+v", s)
 	}
 	e.is("progress of the run before", progress(3, 60).Err, store.ErrStale)
 
+	u = startOf("unknown", 2)
+	u.Start, u.Progress = false, &task.Progress{Percent: 5, At: now()}
+	e.update(u)
+	if s, kept := e.find("unknown"); kept {
+		e.Errorf("progress of an unknown task made a record: %+v", s)
+	}
 	u = startOf("unknown", 2)
 	e.start(u)
 	if s := e.get("unknown"); s.State != task.Running || s.Name != "demo.task" || s.Queue != "q" || s.Epoch != 2 || string(s.Args) != `{"n":1}` {
@@ -274,4 +281,31 @@ func testS6(e *env) {
 	e.start(u)
 	_ = e.requeue("ahead", 12, 1, time.Now())
 	e.state("a Requeue that comes after the start", "ahead", task.Running)
+	edited(e)
+}
+
+// edited: a replay may have changed the arguments, and shows it.
+func edited(e *env) {
+	v := *envelope("told")
+	v.Args, v.MaxRetries = json.RawMessage(`{"edited":true}`), 9
+	v.Meta = map[string]json.RawMessage{task.MetaEdited: json.RawMessage(`{"args":null}`)}
+	shown := func(what, id string) {
+		e.Helper()
+		if s := e.get(id); string(s.Args) != `{"edited":true}` || s.Meta[task.MetaEdited] == nil || s.MaxRetries != 9 {
+			e.Errorf("%s: got args %s, meta %s, %d retries", what, s.Args, s.Meta, s.MaxRetries)
+		}
+	}
+	e.in(task.Failed, "told")
+	t := broker.ReplayedTask{ID: "told", Epoch: 12, ReplayCount: 1, ReplayedAt: now(), Envelope: &v}
+	if errs, err := e.Results.Requeue(e.ctx, []broker.ReplayedTask{t}); err != nil || errs[0] != nil {
+		e.Errorf("Requeue with an edit: %v, %v", errs, err)
+	}
+	shown("after a Requeue with an edit", "told")
+	e.in(task.Failed, "untold")
+	u := startOf("untold", 13)
+	other := v
+	other.ID = "untold"
+	u.Attempt, u.Replays, u.Envelope = 1, 1, &other
+	e.start(u)
+	shown("after the start of an edited replay", "untold")
 }
