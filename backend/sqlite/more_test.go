@@ -320,3 +320,66 @@ func TestCallsArePassedOn(t *testing.T) {
 		t.Error("the third found nothing")
 	}
 }
+
+// TestCallsAreNeverLost: a consumer that lies down and gets up all the time is
+// called by another process for each task, whichever of the two is faster.
+func TestCallsAreNeverLost(t *testing.T) {
+	path := newPath(t)
+	here, there := open(t, sqlite.Config{Path: path}).Broker(), open(t, sqlite.Config{Path: path}).Broker()
+	c := consumerOf(t, here, "q")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	got := make(chan string)
+	go func() {
+		var done []broker.Settlement
+		for {
+			x, err := c.Exchange(ctx, done, nil, broker.Want{Count: 5})
+			if err != nil {
+				return
+			}
+			done = settlements(x.Deliveries, 0)
+			for _, d := range x.Deliveries {
+				got <- d.Receipt.ID
+			}
+			if len(done) == 0 && c.Wait(ctx, time.Hour) != nil {
+				return
+			}
+		}
+	}()
+	for i := range 300 {
+		id := fmt.Sprint("t", i)
+		publish(t, there, envelope(id, "q"))
+		select {
+		case d := <-got:
+			if d != id {
+				t.Fatalf("got %s, want %s", d, id)
+			}
+		case <-ctx.Done():
+			t.Fatalf("nobody came for %s", id)
+		}
+	}
+}
+
+// TestRemovedSocket: a consumer whose socket somebody removed looks by itself.
+func TestRemovedSocket(t *testing.T) {
+	path := newPath(t)
+	here, there := open(t, sqlite.Config{Path: path}).Broker(), open(t, sqlite.Config{Path: path}).Broker()
+	c := consumerOf(t, here, "q")
+	if err := os.RemoveAll(path + "-wake"); err != nil {
+		t.Fatal(err)
+	}
+	exchange(t, c, nil, 1)
+	wait := together(1, func(int) error {
+		_, err := there.Publish(t.Context(), []broker.Publication{{Envelope: envelope("a", "q")}})
+		return err
+	})
+	eventually(t, "the task is delivered", func() bool {
+		if err := c.Wait(t.Context(), 10*time.Second); err != nil {
+			t.Fatal(err)
+		}
+		return len(exchange(t, c, nil, 1).Deliveries) == 1
+	})
+	if err := wait()[0]; err != nil {
+		t.Error(err)
+	}
+}

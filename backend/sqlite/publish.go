@@ -38,9 +38,23 @@ func encode(p *broker.Publication) publication {
 	case p.Group != nil:
 		item.refused = fmt.Errorf("group: %w", broker.ErrUnsupported)
 	default:
-		item.data, item.refused = encodeEnvelope(p.Envelope)
+		if item.data, item.refused = encodeEnvelope(p.Envelope); item.refused == nil {
+			item.refused = checkClaims(p.Claims)
+		}
 	}
 	return item
+}
+
+func checkClaims(claims []broker.Claim) error {
+	for _, c := range claims {
+		switch {
+		case c.Key == "":
+			return fmt.Errorf("%w claim: its key is empty", task.ErrInvalid)
+		case c.For < 0:
+			return fmt.Errorf("%w claim %q: for %s, want a time from now, or 0", task.ErrInvalid, c.Key, c.For)
+		}
+	}
+	return nil
 }
 
 func encodeEnvelope(e *task.Envelope) ([]byte, error) {

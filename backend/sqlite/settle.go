@@ -252,28 +252,29 @@ func (t *tx) renew(v *renewal) (refused, err error) {
 		return broker.ErrLeaseLost, nil
 	}
 	r.flags &^= flagLapsed
-	if v.Start && !r.has(flagStarted) {
+	first := v.Start && !r.has(flagStarted)
+	if first {
 		r.starts++
 		r.flags |= flagStarted
 		r.phase = phaseOf(task.Running)
 	}
-	if v.Start || v.Progress != nil {
+	if first || v.Progress != nil {
 		t.touched(r.id)
-		if err := t.noteStart(&r, v); err != nil {
+		if err := t.noteStart(&r, v, first); err != nil {
 			return nil, err
 		}
 	}
 	return nil, t.move(&r, leased, t.now+max(v.lease.Milliseconds(), 1))
 }
 
-func (t *tx) noteStart(r *row, v *renewal) error {
+// noteStart writes down the first start of a lease, or progress.
+func (t *tx) noteStart(r *row, v *renewal, first bool) error {
 	n, err := t.note(r)
 	if err != nil {
 		return err
 	}
-	if v.Start {
-		n.started = t.now * 1000
-		n.worker = r.worker
+	if first {
+		n.started, n.worker, n.progress = t.now*1000, r.worker, nil
 		if v.Worker != "" {
 			if n.worker, err = t.workerID(v.Worker); err != nil {
 				return err

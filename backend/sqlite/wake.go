@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
-	"errors"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -52,9 +51,10 @@ type wakeDir struct {
 type delivery int
 
 const (
-	sent delivery = iota
-	full          // the receiver has many to read yet
-	gone          // there is no receiver
+	sent      delivery = iota
+	full               // the receiver has many to read yet
+	abandoned          // the receiver's process ended without closing it
+	moved              // there is nothing of that name: renamed just now, or closed
 )
 
 // socketPath is the longest path that a socket may have on every system.
@@ -90,6 +90,7 @@ type socket struct {
 	ended chan struct{}
 	once  sync.Once
 	polls bool
+	lost  atomic.Bool // somebody removed it
 }
 
 // listen adds a consumer's socket; receive is called for each datagram. Where
@@ -161,17 +162,25 @@ func (s *socket) read(receive func([]byte)) {
 	}
 }
 
-// idle and busy say what the consumer does. A rename that fails finds that
-// somebody else has called it just now.
-func (s *socket) idle() { s.rename(".busy", ".idle") }
-func (s *socket) busy() { s.rename(".idle", ".busy") }
-
-func (s *socket) rename(from, to string) {
-	if s == nil || s.conn == nil {
+// idle and busy say what the consumer does.
+func (s *socket) idle() {
+	if s.conn == nil {
 		return
 	}
-	if err := os.Rename(s.path(from), s.path(to)); err != nil && !errors.Is(err, os.ErrNotExist) {
-		s.dir.db.log.Warn("rename a socket", "error", err)
+	err := os.Rename(s.path(".busy"), s.path(".idle"))
+	if err == nil || s.lost.Load() {
+		return
+	}
+	if _, e := os.Stat(s.path(".idle")); e != nil && s.lost.CompareAndSwap(false, true) {
+		s.dir.db.log.Warn("the socket to be woken by was removed; looking every 50 ms instead", "error", err)
+		s.dir.polls.Add(1)
+		s.dir.poll()
+	}
+}
+
+func (s *socket) busy() {
+	if s.conn != nil {
+		_ = os.Rename(s.path(".idle"), s.path(".busy")) // it is busy already, if somebody called it
 	}
 }
 
@@ -196,6 +205,9 @@ func (s *socket) close() {
 		_ = s.conn.Close() // nothing is lost with it
 		<-s.ended
 		s.unlink()
+		if s.lost.Load() {
+			s.dir.polls.Add(-1)
+		}
 	})
 }
 
@@ -252,12 +264,14 @@ func (d *wakeDir) callAll() {
 
 // send reports whether somebody is there to read the message. A full receiver
 // counts as one: it has been woken more than once already. What dead owners
-// left is removed.
+// left is removed; but one that was renamed meanwhile lives.
 func (d *wakeDir) send(id, path string, message []byte) bool {
-	if d.sender.send(path, message) != gone {
+	switch d.sender.send(path, message) {
+	case sent, full:
 		return true
+	case abandoned:
+		(&socket{dir: d, id: id}).unlink()
 	}
-	(&socket{dir: d, id: id}).unlink()
 	return false
 }
 

@@ -28,7 +28,8 @@ func newSender() (*sender, error) {
 }
 
 // send reports what became of a message: sent, or full (the receiver has many
-// unread), or gone (there is no receiver).
+// unread), abandoned (its owner ended without closing it), or moved (there is
+// nothing of that name).
 func (s *sender) send(path string, message []byte) delivery {
 	for {
 		err := unix.Sendto(s.fd, message, unix.MSG_DONTWAIT, &unix.SockaddrUnix{Name: path})
@@ -37,8 +38,10 @@ func (s *sender) send(path string, message []byte) delivery {
 			return sent
 		case errors.Is(err, unix.EINTR):
 			continue
-		case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENOTSOCK):
-			return gone
+		case errors.Is(err, unix.ECONNREFUSED):
+			return abandoned
+		case errors.Is(err, unix.ENOENT):
+			return moved
 		default:
 			return full
 		}

@@ -10,6 +10,6 @@ type sender struct{}
 
 func newSender() (*sender, error) { return nil, errors.ErrUnsupported }
 
-func (*sender) send(string, []byte) delivery { return gone }
+func (*sender) send(string, []byte) delivery { return moved }
 
 func (*sender) close() error { return nil }
