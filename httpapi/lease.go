@@ -1,0 +1,221 @@
+package httpapi
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/task"
+)
+
+// Bounds of the pull API.
+const (
+	maxQueues    = 100
+	maxPull      = 1000 // tasks of one request
+	maxLeaseWait = 30 * time.Second
+	minLease     = time.Second
+	maxLease     = 12 * time.Hour
+	defaultName  = "pull" // of a puller that gives none
+)
+
+func (b *LeaseRequest) check() *Problem {
+	if len(b.Queues) == 0 || len(b.Queues) > maxQueues {
+		return at(problem(invalidArgument, "want 1 to %d queues", maxQueues), "queues")
+	}
+	for i, q := range b.Queues {
+		if err := task.ValidateQueue(strings.ReplaceAll(q, "*", "x")); err != nil {
+			return at(at(problem(invalidArgument, "%s", err), strconv.Itoa(i)), "queues")
+		}
+	}
+	switch {
+	case b.Count < 0 || b.Count > maxPull:
+		return at(problem(invalidArgument, "want 1 to %d", maxPull), "count")
+	case time.Duration(b.Wait) > maxLeaseWait:
+		return at(problem(invalidArgument, "want %s at most", maxLeaseWait), "wait")
+	}
+	if p := checkWorker(b.Worker); p != nil {
+		return p
+	}
+	if p := checkLease(b.Lease); p != nil {
+		return p
+	}
+	return checkRequestID(b.RequestID)
+}
+
+func checkWorker(worker string) *Problem {
+	if worker != "" && task.ValidateID(worker) != nil {
+		return at(problem(invalidArgument, "want 1–%d of A-Z a-z 0-9 . _ : -", task.MaxIDLength), "worker")
+	}
+	return nil
+}
+
+func checkLease(d Duration) *Problem {
+	if d != 0 && (time.Duration(d) < minLease || time.Duration(d) > maxLease) {
+		return at(problem(invalidArgument, "want %s to %s", minLease, maxLease), "lease")
+	}
+	return nil
+}
+
+func checkRequestID(id string) *Problem {
+	if id != "" && task.ValidateID(id) != nil {
+		return at(problem(invalidArgument, "want 1–%d of A-Z a-z 0-9 . _ : -", task.MaxIDLength), "requestId")
+	}
+	return nil
+}
+
+// once answers a request, or repeats the answer of an earlier one with the
+// same requestId.
+func (s *Server) once(c *call, id string, fn func() (any, time.Time, error)) (any, error) {
+	if id == "" {
+		answer, _, err := fn()
+		return answer, err
+	}
+	return s.answers.do(c.ctx(), c.route.path+" "+c.tokenName()+" "+id, c.raw, fn)
+}
+
+func (s *Server) lease(c *call) (any, error) {
+	body := bodyOf[LeaseRequest](c)
+	if p := body.check(); p != nil {
+		return nil, p
+	}
+	return s.once(c, body.RequestID, func() (any, time.Time, error) {
+		gs, err := s.pull(c.ctx(), body)
+		if err != nil {
+			return nil, time.Time{}, err
+		}
+		if c.ctx().Err() != nil && body.RequestID == "" {
+			// Nobody is there to take them, and nobody can ask for them again.
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx()), brokerTime)
+			defer cancel()
+			s.pullers.giveBack(ctx, gs)
+			return nil, time.Time{}, fmt.Errorf("the client has gone: %w", c.ctx().Err())
+		}
+		answer, until := leaseAnswer(gs)
+		return answer, until, nil
+	})
+}
+
+// pull takes tasks, after the wait that is asked for if need be.
+func (s *Server) pull(ctx context.Context, b *LeaseRequest) ([]*given, error) {
+	d := &demand{
+		worker: b.Worker, count: max(b.Count, 1), lease: time.Duration(b.Lease), once: b.Wait == 0,
+		out: make(chan struct{}),
+	}
+	if d.worker == "" {
+		d.worker = defaultName
+	}
+	l, p := s.pullers.ask(b.Queues, d)
+	if p != nil {
+		return nil, p
+	}
+	if d.once {
+		<-d.out
+		return d.got, d.err
+	}
+	timer := time.NewTimer(time.Duration(b.Wait))
+	defer timer.Stop()
+	select {
+	case <-d.out:
+	case <-timer.C:
+		s.pullers.withdraw(l, d)
+	case <-ctx.Done():
+		s.pullers.withdraw(l, d)
+	}
+	return d.got, d.err
+}
+
+// leaseAnswer is what the puller gets, and until when all of it holds.
+func leaseAnswer(gs []*given) (LeaseAnswer, time.Time) {
+	answer := LeaseAnswer{Tasks: make([]Leased, len(gs))}
+	var until time.Time
+	for i, g := range gs {
+		d := &g.delivery
+		e := d.Envelope
+		answer.Tasks[i] = Leased{
+			Receipt: receiptOf(d).String(), ID: e.ID, Name: e.Name, Args: e.Args, Queue: d.Queue,
+			Priority: e.Priority, Attempt: d.Attempt, MaxRetries: e.MaxRetries, Redelivered: d.Redelivered,
+			EnqueuedAt: e.EnqueuedAt, LeasedUntil: g.until.UTC().Truncate(time.Millisecond),
+			LeaseMS: g.lease.Milliseconds(), Headers: e.Headers,
+		}
+		if until.IsZero() || g.until.Before(until) {
+			until = g.until
+		}
+	}
+	return answer, until
+}
+
+func (s *Server) extend(c *call) (any, error) {
+	body := bodyOf[ExtendRequest](c)
+	if p := checkCount(len(body.Tasks)); p != nil {
+		return nil, p
+	}
+	if p := checkRequestID(body.RequestID); p != nil {
+		return nil, p
+	}
+	batch := make([]broker.Renewal, len(body.Tasks))
+	for i := range body.Tasks {
+		var p *Problem
+		if batch[i], p = s.renewal(&body.Tasks[i]); p != nil {
+			return nil, at(at(p, strconv.Itoa(i)), "tasks")
+		}
+	}
+	return s.once(c, body.RequestID, func() (any, time.Time, error) {
+		answer, err := s.renew(c.ctx(), batch)
+		return answer, time.Now().Add(memoFor), err
+	})
+}
+
+func checkCount(n int) *Problem {
+	if n == 0 || n > maxPull {
+		return at(problem(invalidArgument, "want 1 to %d tasks, got %d", maxPull, n), "tasks")
+	}
+	return nil
+}
+
+func (s *Server) renewal(x *Extension) (broker.Renewal, *Problem) {
+	r, err := parsePullReceipt(x.Receipt)
+	if err != nil {
+		return broker.Renewal{}, at(problem(invalidArgument, "%s", err), "receipt")
+	}
+	if p := checkLease(x.Lease); p != nil {
+		return broker.Renewal{}, p
+	}
+	rn := broker.Renewal{Receipt: r.Receipt, Extend: time.Duration(x.Lease)}
+	if g, _ := s.pullers.find(r.Receipt); g != nil {
+		rn.Worker = g.worker
+		if rn.Extend == 0 {
+			rn.Extend = g.lease
+		}
+	}
+	if x.Progress != nil {
+		if !(x.Progress.Percent >= 0 && x.Progress.Percent <= 100) {
+			return rn, at(at(problem(invalidArgument, "want 0 to 100"), "percent"), "progress")
+		}
+		rn.Progress = &task.Progress{Percent: x.Progress.Percent, Data: x.Progress.Data, At: time.Now().UTC()}
+	}
+	return rn, nil
+}
+
+func (s *Server) renew(ctx context.Context, batch []broker.Renewal) (ExtendAnswer, error) {
+	began := time.Now()
+	errs, err := s.client.Broker().Renew(ctx, batch)
+	if err != nil {
+		return ExtendAnswer{}, fmt.Errorf("extend %d leases: %w", len(batch), err)
+	}
+	answer := ExtendAnswer{Tasks: make([]Extended, len(batch))}
+	for i, rn := range batch {
+		_, revoked := s.pullers.find(rn.Receipt)
+		answer.Tasks[i] = Extended{ID: rn.Receipt.ID, OK: errs[i] == nil, Revoked: revoked}
+		if errs[i] != nil {
+			answer.Tasks[i].Error = problemOf(errs[i])
+			continue
+		}
+		if rn.Extend > 0 {
+			s.pullers.extended(rn.Receipt, began.Add(rn.Extend))
+		}
+	}
+	return answer, nil
+}
