@@ -74,8 +74,8 @@
 //     already, or a claim that another task holds, is no error, and nothing is
 //     stored for it. A follow-up that cannot be stored fails the settlement.
 //   - B21 Renew with Start counts a start, once for each lease, and makes the
-//     task running; it and every renewal extend the lease to Extend, or to the
-//     task's own length, from now.
+//     task running, without the progress of the run before; it and every
+//     renewal extend the lease to Extend, or to the task's own length, from now.
 //   - B22 A start that finds the task's outcome stored already completes it
 //     and says ErrSettled: the caller must not execute it. (Only a broker
 //     joined with another store can meet this.)
@@ -112,10 +112,17 @@
 //     delivered; of a leased one its consumer learns with its next exchange,
 //     and waiting consumers are woken for it; a terminal one is TooLate. A
 //     leased one that is given back, or whose lease ends, is cancelled, or its
-//     next consumer is told with the delivery.
+//     next consumer is told with the delivery. An outcome ends the revocation:
+//     a replay is a new decision.
 //   - P2  AtomicWith: where it is true, the store's Get shows each of the
-//     broker's moves as soon as the call that made it returned.
+//     broker's moves as soon as the call that made it returned, and a Watcher
+//     of it tells of each.
 //   - P3  Owner: Holds is true from the Publish that stored a task until the
 //     call that ends it, dead-letters it, revokes or purges it, and again after
 //     a replay; it is false for what the broker never had.
+//   - P4  DeadImporter: an imported dead letter is as it was before it was
+//     exported: listed at its place by DeadAt, counted, shown as failed where
+//     statuses are kept, replayed under a higher epoch. Each is stored whole or
+//     not at all; an id that is known (B2) is ErrExists, and neither it nor a bad
+//     entry stops its neighbours. A moment of death in the future is now.
 package broker

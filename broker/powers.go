@@ -60,8 +60,8 @@ type Revoker interface {
 // Revocation asks that a task never starts, or stops.
 type Revocation struct {
 	ID        string
-	Terminate bool // also cancel a running handler's context
-	Reason    string
+	Terminate bool          // also cancel a running handler's context
+	Reason    string        // empty: task.ReasonRevoked
 	Keep      time.Duration // how long the cancelled status is kept
 }
 

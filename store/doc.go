@@ -10,9 +10,10 @@
 //   - S1  Create stores a status that is not there yet; for one that is, it
 //     changes nothing and answers ErrExists.
 //   - S2  Update applies when its epoch is at least the record's: a start
-//     makes the task running under that epoch and worker, and is counted once
-//     for each epoch; progress replaces the last. An older epoch is ErrStale
-//     and changes nothing. A start of an id without a record creates it.
+//     makes the task running under that epoch and worker, without the progress
+//     of the run before, and is counted once for each epoch; progress replaces
+//     the last. An older epoch is ErrStale and changes nothing. A start of an
+//     id without a record creates it; progress never does.
 //   - S3  A start whose task has a stored outcome of the same attempt (a
 //     terminal one whose replay count is not below the delivery's, or a retry
 //     whose outbox is not cleared and whose attempt is above the delivery's)

@@ -12,19 +12,19 @@ import (
 
 func brokenOperating() []broken {
 	return []broken{
-		{name: "counts no age", rule: "B25", also: "", bend: bend{queues: func(_ []string, infos []broker.QueueInfo) []broker.QueueInfo {
+		{name: "counts no age", rule: "B25", bend: bend{queues: func(_ []string, infos []broker.QueueInfo) []broker.QueueInfo {
 			for i := range infos {
 				infos[i].Oldest = 0
 			}
 			return infos
 		}}},
-		{name: "lists queues as they were asked for", rule: "B25", also: "", bend: bend{queues: func(names []string, infos []broker.QueueInfo) []broker.QueueInfo {
+		{name: "lists queues as they were asked for", rule: "B25", bend: bend{queues: func(names []string, infos []broker.QueueInfo) []broker.QueueInfo {
 			slices.SortFunc(infos, func(a, b broker.QueueInfo) int {
 				return slices.Index(names, a.Name) - slices.Index(names, b.Name)
 			})
 			return infos
 		}}},
-		{name: "hides queues of delayed tasks alone", rule: "B25", also: "", bend: bend{queues: func(names []string, infos []broker.QueueInfo) []broker.QueueInfo {
+		{name: "hides queues of delayed tasks alone", rule: "B25", bend: bend{queues: func(names []string, infos []broker.QueueInfo) []broker.QueueInfo {
 			return slices.DeleteFunc(infos, func(q broker.QueueInfo) bool { return len(names) == 0 && q.Ready+q.Leased+q.Dead == 0 })
 		}}},
 		{name: "counts the leased as ready", rule: "B25", also: "*", bend: bend{queues: func(_ []string, infos []broker.QueueInfo) []broker.QueueInfo {
@@ -33,7 +33,7 @@ func brokenOperating() []broken {
 			}
 			return infos
 		}}},
-		{name: "purges what is leased", rule: "B26", also: "", bend: bend{purge: func(b *bent, ctx context.Context, p broker.Purge) ([]string, error) {
+		{name: "purges what is leased", rule: "B26", bend: bend{purge: func(b *bent, ctx context.Context, p broker.Purge) ([]string, error) {
 			ids, err := b.on().Purge(ctx, p)
 			for _, d := range b.deliveries() {
 				if d.Queue == p.Queue {
@@ -42,15 +42,15 @@ func brokenOperating() []broken {
 			}
 			return ids, err
 		}}},
-		{name: "purges what is dead", rule: "B26", also: "", bend: bend{purge: func(b *bent, ctx context.Context, p broker.Purge) ([]string, error) {
+		{name: "purges what is dead", rule: "B26", bend: bend{purge: func(b *bent, ctx context.Context, p broker.Purge) ([]string, error) {
 			_, _ = b.on().DeadLetters().PurgeDeadLetters(ctx, broker.DeadFilter{Queue: p.Queue}, broker.PurgeOptions{})
 			return b.on().Purge(ctx, p)
 		}}},
-		{name: "purges without a page's bound", rule: "B26", also: "", bend: bend{purge: func(b *bent, ctx context.Context, p broker.Purge) ([]string, error) {
+		{name: "purges without a page's bound", rule: "B26", bend: bend{purge: func(b *bent, ctx context.Context, p broker.Purge) ([]string, error) {
 			p.Limit = 0
 			return b.on().Purge(ctx, p)
 		}}},
-		{name: "does not say what it purged", rule: "B26", also: "", bend: bend{purge: func(b *bent, ctx context.Context, p broker.Purge) ([]string, error) {
+		{name: "does not say what it purged", rule: "B26", bend: bend{purge: func(b *bent, ctx context.Context, p broker.Purge) ([]string, error) {
 			_, err := b.on().Purge(ctx, p)
 			return nil, err
 		}}},
@@ -85,7 +85,7 @@ func brokenReplays() []broken {
 				return r, err
 			},
 		}},
-		{name: "replays in a dry run", rule: "B27", also: "", bend: bend{
+		{name: "replays in a dry run", rule: "B27", bend: bend{
 			replay: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
 				o.DryRun = false
 				return b.on().DeadLetters().ReplayDeadLetters(ctx, f, o)
@@ -97,17 +97,22 @@ func brokenReplays() []broken {
 				return b.on().DeadLetters().ReplayDeadLetters(ctx, f, o)
 			},
 		}},
+	}
+}
+
+func brokenDeadLetters() []broken {
+	return []broken{
 		{name: "forgets the attempts of a replayed task", rule: "B27", also: "P4", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) {
 			for i := range got.Deliveries {
 				got.Deliveries[i].Attempt -= got.Deliveries[i].RetryBase
 				got.Deliveries[i].RetryBase = 0
 			}
 		}}},
-		{name: "lists dead letters of any queue", rule: "B27", also: "", bend: bend{list: func(_ *bent, f broker.DeadFilter, p broker.Page) (broker.DeadFilter, broker.Page) {
+		{name: "lists dead letters of any queue", rule: "B27", bend: bend{list: func(_ *bent, f broker.DeadFilter, p broker.Page) (broker.DeadFilter, broker.Page) {
 			f.Queue = ""
 			return f, p
 		}}},
-		{name: "forgets the edit of a replay", rule: "B27", also: "", bend: bend{
+		{name: "forgets the edit of a replay", rule: "B27", bend: bend{
 			replay: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
 				edited := o.Edited
 				if o.Check(f) == nil {
@@ -120,7 +125,7 @@ func brokenReplays() []broken {
 				return r, err
 			},
 		}},
-		{name: "takes an edit that moves the task in line", rule: "B27", also: "", bend: bend{
+		{name: "takes an edit that moves the task in line", rule: "B27", bend: bend{
 			replay: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
 				if o.Edited != nil {
 					v := *o.Edited
@@ -130,7 +135,7 @@ func brokenReplays() []broken {
 				return b.on().DeadLetters().ReplayDeadLetters(ctx, f, o)
 			},
 		}},
-		{name: "purges dead letters in a dry run", rule: "B27", also: "", bend: bend{
+		{name: "purges dead letters in a dry run", rule: "B27", bend: bend{
 			drop: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.PurgeOptions) (broker.Purged, error) {
 				o.DryRun = false
 				return b.on().DeadLetters().PurgeDeadLetters(ctx, f, o)
@@ -141,9 +146,9 @@ func brokenReplays() []broken {
 
 func brokenCalls() []broken {
 	return []broken{
-		{name: "works on after Close", rule: "B28", also: "", bend: bend{end: func(*bent) error { return nil }}},
+		{name: "works on after Close", rule: "B28", bend: bend{end: func(*bent) error { return nil }}},
 		{name: "ignores the context", rule: "B29", also: "B13", bend: bend{ctx: context.WithoutCancel}},
-		{name: "publishes half of a batch when its context ends", rule: "B29", also: "", bend: bend{
+		{name: "publishes half of a batch when its context ends", rule: "B29", bend: bend{
 			publish: func(b *bent, ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
 				if ctx.Err() != nil {
 					_, _ = b.on().Publish(context.Background(), batch[:len(batch)/2])
@@ -169,8 +174,8 @@ func brokenPowers() []broken {
 		}
 	}
 	return []broken{
-		{name: "revokes without declaring it", rule: "P0", also: "", bend: bend{caps: without(broker.PowerRevoke)}},
-		{name: "keeps statuses without declaring it", rule: "P0", also: "", bend: bend{caps: without(broker.PowerStatuses)}},
+		{name: "revokes without declaring it", rule: "P0", bend: bend{caps: without(broker.PowerRevoke)}},
+		{name: "keeps statuses without declaring it", rule: "P0", bend: bend{caps: without(broker.PowerStatuses)}},
 		{name: "declares durability without a way to show it", rule: "P0", also: "B1", bend: bend{caps: func(c broker.Capabilities) broker.Capabilities {
 			c.Powers = append(slices.Clone(c.Powers), broker.PowerDurable)
 			return c
@@ -182,24 +187,24 @@ func brokenPowers() []broken {
 			}
 			return out, nil
 		}}},
-		{name: "tells no worker of a revocation", rule: "P1", also: "", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.Revoked = nil }}},
-		{name: "takes dead letters back without declaring it", rule: "P0", also: "", bend: bend{caps: without(broker.PowerImport)}},
-		{name: "forgets the replays of what it takes back", rule: "P4", also: "", bend: bend{imports: func(d broker.DeadLetter) broker.DeadLetter {
+		{name: "tells no worker of a revocation", rule: "P1", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.Revoked = nil }}},
+		{name: "takes dead letters back without declaring it", rule: "P0", bend: bend{caps: without(broker.PowerImport)}},
+		{name: "forgets the replays of what it takes back", rule: "P4", bend: bend{imports: func(d broker.DeadLetter) broker.DeadLetter {
 			d.ReplayCount = 0
 			return d
 		}}},
-		{name: "lists what it takes back as dead since now", rule: "P4", also: "", bend: bend{imports: func(d broker.DeadLetter) broker.DeadLetter {
+		{name: "lists what it takes back as dead since now", rule: "P4", bend: bend{imports: func(d broker.DeadLetter) broker.DeadLetter {
 			d.DeadAt = time.Now()
 			return d
 		}}},
-		{name: "says that it took back what is known", rule: "P4", also: "", bend: bend{known: func(_ *bent, _ []broker.DeadLetter, errs []error) {
+		{name: "says that it took back what is known", rule: "P4", bend: bend{known: func(_ *bent, _ []broker.DeadLetter, errs []error) {
 			for i, err := range errs {
 				if errors.Is(err, broker.ErrExists) {
 					errs[i] = nil
 				}
 			}
 		}}},
-		{name: "says that it took back what it lost", rule: "P4", also: "", bend: bend{known: func(b *bent, batch []broker.DeadLetter, errs []error) {
+		{name: "says that it took back what it lost", rule: "P4", bend: bend{known: func(b *bent, batch []broker.DeadLetter, errs []error) {
 			for i, err := range errs {
 				if err == nil {
 					f := broker.DeadFilter{IDs: []string{batch[i].Envelope.ID}}
@@ -207,7 +212,7 @@ func brokenPowers() []broken {
 				}
 			}
 		}}},
-		{name: "holds what is dead", rule: "P3", also: "", bend: bend{holds: func(ids []string, held []bool) []bool {
+		{name: "holds what is dead", rule: "P3", bend: bend{holds: func(ids []string, held []bool) []bool {
 			for i, id := range ids {
 				held[i] = held[i] || id == "dead"
 			}

@@ -45,7 +45,7 @@ func brokenSettling() []broken {
 			}
 			return err
 		}}},
-		{name: "rejects what is late though nobody took it", rule: "B15", also: "", bend: bend{
+		{name: "rejects what is late though nobody took it", rule: "B15", bend: bend{
 			settle: func(b *bent, s broker.Settlement) broker.Settlement {
 				if s.Receipt.ID == "ended" {
 					s.Receipt.Epoch--
@@ -111,10 +111,10 @@ func brokenOutcomes() []broken {
 				s.Outcome.Reason = ""
 			}
 		})}},
-		{name: "keeps every status for ever", rule: "B19", also: "", bend: bend{settle: settlements(func(s *broker.Settlement) { s.Outcome.Keep = task.Forever })}},
+		{name: "keeps every status for ever", rule: "B19", bend: bend{settle: settlements(func(s *broker.Settlement) { s.Outcome.Keep = task.Forever })}},
 		{name: "keeps no status", rule: "B19", also: "*", bend: bend{settle: settlements(func(s *broker.Settlement) { s.Outcome.Keep = 0 })}},
-		{name: "drops follow-ups", rule: "B20", also: "B5 B13 B14", bend: bend{settle: settlements(func(s *broker.Settlement) { s.Followups = nil })}},
-		{name: "stores a follow-up once for each settlement", rule: "B20", also: "", bend: bend{settle: settlements(func(s *broker.Settlement) {
+		{name: "drops follow-ups", rule: "B20", also: "B5 B13 B14 P2", bend: bend{settle: settlements(func(s *broker.Settlement) { s.Followups = nil })}},
+		{name: "stores a follow-up once for each settlement", rule: "B20", bend: bend{settle: settlements(func(s *broker.Settlement) {
 			s.Followups = slices.Clone(s.Followups)
 			for i, f := range s.Followups {
 				if f.Envelope.ID == "shared" {
@@ -124,7 +124,7 @@ func brokenOutcomes() []broken {
 				}
 			}
 		})}},
-		{name: "fails a settlement whose follow-up exists", rule: "B20", also: "", bend: bend{settled: func(_ *bent, s broker.Settlement, err error) error {
+		{name: "fails a settlement whose follow-up exists", rule: "B20", bend: bend{settled: func(_ *bent, s broker.Settlement, err error) error {
 			for _, f := range s.Followups {
 				if f.Envelope.ID == "there" {
 					return errBusy
@@ -167,7 +167,7 @@ func brokenLeases() []broken {
 			r.Start = false
 			return r
 		}}},
-		{name: "counts a start for each call", rule: "B21", also: "", bend: bend{
+		{name: "counts a start for each call", rule: "B21", bend: bend{
 			renewed: func(b *bent, r broker.Renewal, err error) error {
 				if r.Start && err == nil {
 					b.counts[r.Receipt.String()]++
@@ -185,7 +185,7 @@ func brokenLeases() []broken {
 				}
 			},
 		}},
-		{name: "drops progress", rule: "B21", also: "", bend: bend{renew: func(_ *bent, r broker.Renewal) broker.Renewal { r.Progress = nil; return r }}},
+		{name: "drops progress", rule: "B21", also: "P2", bend: bend{renew: func(_ *bent, r broker.Renewal) broker.Renewal { r.Progress = nil; return r }}},
 		{name: "lets a settled task start", rule: "B22", also: "B15", bend: bend{renewed: func(_ *bent, r broker.Renewal, err error) error {
 			if r.Start {
 				return nil

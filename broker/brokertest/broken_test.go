@@ -33,7 +33,7 @@ func TestBroken(t *testing.T) {
 	var all []broken
 	for _, list := range [][]broken{
 		brokenPublishing(), brokenReceiving(), brokenOrder(), brokenWaiting(), brokenSettling(), brokenReturns(), brokenOutcomes(),
-		brokenLeases(), brokenOperating(), brokenReplays(), brokenCalls(), brokenPowers(), brokenStores(),
+		brokenLeases(), brokenOperating(), brokenReplays(), brokenDeadLetters(), brokenCalls(), brokenPowers(), brokenStores(),
 	} {
 		all = append(all, list...)
 	}
@@ -110,7 +110,7 @@ func answered(change func(b *bent, p broker.Publication, o *broker.Outcome) erro
 
 func brokenPublishing() []broken {
 	return []broken{
-		{name: "rounds the numbers of args", rule: "B1", also: "", bend: bend{publish: changed(func(p *broker.Publication) {
+		{name: "rounds the numbers of args", rule: "B1", bend: bend{publish: changed(func(p *broker.Publication) {
 			var v any
 			if json.Unmarshal(p.Envelope.Args, &v) == nil {
 				if args, err := json.Marshal(v); err == nil && bytes.Contains(p.Envelope.Args, []byte("big")) {
@@ -147,17 +147,17 @@ func brokenPublishing() []broken {
 			}
 			return nil
 		})}},
-		{name: "fails a batch for one bad item", rule: "B3", also: "B5 B24", bend: bend{publish: answered(func(_ *bent, _ broker.Publication, o *broker.Outcome) error {
+		{name: "fails a batch for one bad item", rule: "B3", also: "B4 B5 B24", bend: bend{publish: answered(func(_ *bent, _ broker.Publication, o *broker.Outcome) error {
 			return o.Err
 		})}},
 		{name: "ignores claims", rule: "B4", also: "B14 B20", bend: bend{publish: changed(func(p *broker.Publication) { p.Claims = nil })}},
-		{name: "keeps claims beyond their time", rule: "B4", also: "", bend: bend{publish: changed(func(p *broker.Publication) {
+		{name: "keeps claims beyond their time", rule: "B4", bend: bend{publish: changed(func(p *broker.Publication) {
 			p.Claims = slices.Clone(p.Claims)
 			for i := range p.Claims {
 				p.Claims[i].For *= 100
 			}
 		})}},
-		{name: "drops what it cannot do", rule: "B5", also: "", bend: bend{publish: changed(func(p *broker.Publication) {
+		{name: "drops what it cannot do", rule: "B5", bend: bend{publish: changed(func(p *broker.Publication) {
 			p.Limits, p.Hold, p.Group = nil, "", nil
 		})}},
 		{name: "delivers what is delayed at once", rule: "B9", also: "B2 B12 B25 B26 P1 P3", bend: bend{publish: changed(func(p *broker.Publication) {
@@ -182,7 +182,7 @@ func deliveries(change func(b *bent, d *broker.Delivery)) func(*bent, *bentConsu
 
 func brokenReceiving() []broken {
 	return []broken{
-		{name: "ignores the bound in bytes", rule: "B6", also: "", bend: bend{want: func(w broker.Want) broker.Want { w.Bytes = 0; return w }}},
+		{name: "ignores the bound in bytes", rule: "B6", bend: bend{want: func(w broker.Want) broker.Want { w.Bytes = 0; return w }}},
 		{name: "blocks in each exchange", rule: "B6", also: "*", bend: bend{want: func(w broker.Want) broker.Want {
 			time.Sleep(time.Second)
 			return w
@@ -262,14 +262,14 @@ func brokenOrder() []broken {
 		{name: "serves the newest first", rule: "B10", also: "*", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) {
 			slices.Reverse(got.Deliveries)
 		}}},
-		{name: "ignores the order of queues", rule: "B11", also: "", bend: bend{want: func(w broker.Want) broker.Want { w.Queues = nil; return w }}},
-		{name: "never says that there is more", rule: "B12", also: "", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.More = false }}},
-		{name: "always says that there is more", rule: "B12", also: "", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.More = true }}},
-		{name: "says to come back too late", rule: "B12", also: "", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.Next *= 2 }}},
-		{name: "says to come back at once, always", rule: "B12", also: "", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) {
+		{name: "ignores the order of queues", rule: "B11", bend: bend{want: func(w broker.Want) broker.Want { w.Queues = nil; return w }}},
+		{name: "never says that there is more", rule: "B12", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.More = false }}},
+		{name: "always says that there is more", rule: "B12", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.More = true }}},
+		{name: "says to come back too late", rule: "B12", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.Next *= 2 }}},
+		{name: "says to come back at once, always", rule: "B12", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) {
 			got.Next = time.Millisecond
 		}}},
-		{name: "delivers one in two hundred twice", rule: "B30", also: "", bend: bend{batch: func(b *bent, _ *bentConsumer, got *broker.Batch) {
+		{name: "delivers one in two hundred twice", rule: "B30", bend: bend{batch: func(b *bent, _ *bentConsumer, got *broker.Batch) {
 			for _, d := range got.Deliveries {
 				if b.counts["all"]++; b.counts["all"]%200 == 0 {
 					got.Deliveries = append(got.Deliveries, d)

@@ -84,8 +84,8 @@ func renewed(e *env, how string, byExchange bool) {
 	}
 	e.start(d)
 	e.seen(id, task.Running, func(s task.Status) string {
-		if s.Starts != 2 || s.Epoch != d.Receipt.Epoch {
-			return fmt.Sprintf("%d starts, epoch %d; want 2, %d", s.Starts, s.Epoch, d.Receipt.Epoch)
+		if s.Starts != 2 || s.Epoch != d.Receipt.Epoch || s.Progress != nil {
+			return fmt.Sprintf("%d starts, epoch %d, progress %+v; want 2, %d, none", s.Starts, s.Epoch, s.Progress, d.Receipt.Epoch)
 		}
 		return ""
 	})

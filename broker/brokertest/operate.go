@@ -116,9 +116,17 @@ func testB28(e *env) {
 	waiting := make(chan error, 1)
 	go func() { waiting <- c.Wait(e.ctx, idle) }()
 	time.Sleep(4 * poll)
+	var other *env
+	if e.has(broker.PowerShared) {
+		other = e.again()
+	}
 	began := time.Now()
 	if err := e.Broker.Close(); err != nil {
 		e.Fatalf("Close: %v", err)
+	}
+	if other != nil {
+		other.publishIDs("after")
+		other.open().wantIDs("another handle, after this one was closed", "after")
 	}
 	if err := <-waiting; !errors.Is(err, broker.ErrClosed) && err != nil || time.Since(began) > second+e.o.Slack {
 		e.Errorf("a Wait during Close: got error %v after %s, want ErrClosed", err, time.Since(began))

@@ -102,10 +102,27 @@ func testP1(e *env) {
 	if a := e.revoke(r, "nobody", false); a.State != broker.RevokeUnknown {
 		e.Errorf("revoking an unknown id: got %+v, want unknown", a)
 	}
+	e.publish(envelope("unsaid", onQueue("unsaid")))
+	if _, err := r.Revoke(e.ctx, []broker.Revocation{{ID: "unsaid", Keep: long}}); err != nil {
+		e.Fatalf("Revoke: %v", err)
+	}
+	e.seen("unsaid", task.Cancelled, func(s task.Status) string {
+		if s.Reason != task.ReasonRevoked {
+			return fmt.Sprintf("a revocation without a reason has %q, want %q", s.Reason, task.ReasonRevoked)
+		}
+		return ""
+	})
 	revokeHeld(e, r, c, ds)
 	c.quiet(e.o.Lease+e.o.Lease/2, "all that waited was revoked")
 	e.counts("q", 0, 0, 3, 1)
 	revokeExpiring(e, r)
+
+	e.settle(ds[3], task.Failed) // it was asked to stop, and failed first: that is over
+	e.replay(broker.DeadFilter{IDs: []string{"held"}}, broker.ReplayOptions{})
+	b := c.exchange(nil, nil, broker.Want{Count: 5})
+	if got := idsOf(b.Deliveries); !slices.Equal(got, []string{"held"}) || len(b.Revoked) > 0 {
+		e.Errorf("a replay after a revocation: got %v, told %+v; want held, and nothing of the old revocation", got, b.Revoked)
+	}
 }
 
 // revokeHeld: what is leased is asked of its worker.
@@ -222,8 +239,62 @@ func testP3(e *env) {
 	}
 }
 
+// watched: whoever subscribed to a task at its store is told of each move that
+// the broker makes.
+func watched(e *env) {
+	w, ok := e.Results.(store.Watcher)
+	if !ok {
+		return
+	}
+	var d broker.Delivery
+	c := e.open("w")
+	for _, step := range []struct {
+		what string
+		id   string
+		act  func()
+	}{
+		{"Publish", "w", func() { e.publish(envelope("w", onQueue("w"))) }},
+		{"a start", "w", func() { d = c.one(); e.start(d) }},
+		{"progress", "w", func() {
+			p := broker.Renewal{Receipt: d.Receipt, Progress: &task.Progress{Percent: 5, At: now()}}
+			c.exchange(nil, []broker.Renewal{p}, broker.Want{})
+		}},
+		{"a retry", "w", func() { c.exchange([]broker.Settlement{settlement(d, task.Retried)}, nil, broker.Want{}) }},
+		{"a release", "w", func() { d, _ = c.later(second); e.start(d); e.settle(d, task.Queued) }},
+		{"death", "w", func() { e.settle(c.one(), task.Failed) }},
+		{"a replay", "w", func() { e.replay(broker.DeadFilter{}, broker.ReplayOptions{}) }},
+		{"success", "w", func() { e.settle(c.one(), task.Succeeded) }},
+		{"a follow-up", "f", func() {
+			e.publish(envelope("parent", onQueue("w")))
+			s := settlement(c.one(), task.Succeeded)
+			s.Followups = []broker.Publication{{Envelope: envelope("f", onQueue("f"))}}
+			if err := e.trySettle(s); err != nil && !errors.Is(err, broker.ErrUnsupported) {
+				e.Errorf("Settle with a follow-up: %v", err)
+			}
+		}},
+		{"a purge", "f", func() {
+			if _, err := e.Broker.Purge(e.ctx, broker.Purge{Queue: "f", Keep: long}); err != nil {
+				e.Errorf("Purge: %v", err)
+			}
+		}},
+	} {
+		if step.id == "f" && !e.has(broker.PowerFollowups) {
+			continue
+		}
+		changed, cancel := w.Subscribe(step.id)
+		step.act()
+		select {
+		case <-changed:
+		case <-time.After(second + e.o.Slack):
+			e.Errorf("%s: who watches the task is told nothing", step.what)
+		}
+		cancel()
+	}
+}
+
 // testP2: one life, looked at after each call without waiting.
 func testP2(e *env) {
+	watched(e)
 	if !e.atomic {
 		return // P0 holds that it is no broker with statuses of its own
 	}

@@ -16,11 +16,16 @@ import (
 // durable, also by a broker that is opened later.
 func testB1(e *env) {
 	sent := envelope("a", visibility(long), func(v *task.Envelope) {
-		v.Args = json.RawMessage(`{"big":12345678901234567890,"empty":[],"text":"ü\u0000"}`)
+		v.Args = json.RawMessage(`{"big":12345678901234567890,"empty":[],"text":"ü\u0000` + strings.Repeat("ü", 1000) + `"}`)
 		v.Priority, v.Attempt, v.ExpiresAt = 7, 2, now().Add(long)
 	})
 	e.publish(sent)
-	e.seen("a", task.Queued, nil)
+	e.seen("a", task.Queued, func(s task.Status) string {
+		if want := task.NewStatus(sent); fmt.Sprintf("%+v", s) != fmt.Sprintf("%+v", want) {
+			return fmt.Sprintf("got %+v, want %+v", s, want)
+		}
+		return ""
+	})
 	c := e.open()
 	d := c.one()
 	if !sameEnvelope(sent, d.Envelope) {
@@ -161,6 +166,11 @@ func testB4(e *env) {
 	}
 	k, l, short := broker.Claim{Key: "k"}, broker.Claim{Key: "l", For: long}, broker.Claim{Key: "s", For: e.o.Lease}
 	began := time.Now()
+	for what, bad := range map[string]broker.Claim{"an empty key": {For: long}, "a negative time": {Key: "n", For: -1}} {
+		if o := e.offer(claimed("bad", bad))[0]; o.State != broker.Refused || !errors.Is(o.Err, task.ErrInvalid) {
+			e.Errorf("a claim of %s: got %+v, want Refused with ErrInvalid", what, o)
+		}
+	}
 	out := e.offer(claimed("a", k, l), claimed("b", k), claimed("c", broker.Claim{Key: "free"}, l),
 		claimed("d", broker.Claim{Key: "free"}), claimed("e", short))
 	for i, want := range []string{"", "a", "a", "", ""} {

@@ -222,7 +222,9 @@ func testB10(e *env) {
 
 // testB11: queues in the order wanted this time, and patterns.
 func testB11(e *env) {
-	c := e.open("a", "tenant-*", "b")
+	queues := []string{"a", "tenant-*", "b"}
+	c := e.open(queues...)
+	queues[0] = "x" // the caller's slice is the caller's
 	for _, q := range []string{"b", "tenant-1", "a", "x"} {
 		e.publish(envelope(q+"1", onQueue(q), priority(5)), envelope(q+"2", onQueue(q), priority(9)))
 	}
@@ -256,6 +258,8 @@ func testB11(e *env) {
 	if ids := idsOf(c.take(9)); !slices.Contains(ids, "new") {
 		e.Errorf("a queue that appeared later, of a pattern: got %v, want new among them", ids)
 	}
+	e.publish(envelope("there", onQueue("there-1"))) // before who subscribes to it by a pattern
+	e.open("there-*").wantIDs("a queue that was there before its pattern", "there")
 	for _, d := range e.open("*").take(9) {
 		if d.Queue != "x" {
 			e.Errorf("the pattern * received %s of %s, which is leased", d.Envelope.ID, d.Queue)

@@ -335,7 +335,8 @@ func (e *env) terminal(epoch int64) {
 		return
 	}
 	e.seen("won", task.Succeeded, func(s task.Status) string {
-		if string(s.Result) != `{"ok": true}` || s.FinishedAt.IsZero() || s.StartedAt.IsZero() || s.Epoch != epoch {
+		if string(s.Result) != `{"ok": true}` || s.FinishedAt.IsZero() || s.StartedAt.IsZero() ||
+			s.Epoch != epoch || s.Worker != "worker-1" || s.Attempt != 1 {
 			return fmt.Sprintf("%+v", s)
 		}
 		return ""

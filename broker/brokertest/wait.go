@@ -3,6 +3,7 @@ package brokertest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/stemjobs/stem/broker"
@@ -117,6 +118,31 @@ func testB13(e *env) {
 	manyWaiters(e)
 }
 
+// passedOn: a consumer that is woken and leaves takes no call with it.
+func passedOn(e *env) {
+	for i := range 4 {
+		q := fmt.Sprintf("passed-%d", i)
+		leaver, stayer := e.open(q), e.open(q)
+		ctx, cancel := context.WithCancel(e.ctx)
+		left := make(chan error, 1)
+		go func() {
+			err := leaver.Wait(ctx, idle)
+			left <- errors.Join(err, leaver.Close(e.ctx))
+		}()
+		time.Sleep(poll)
+		e.woken("a consumer beside one that leaves when it is woken", stayer, func() {
+			if i%2 == 1 {
+				cancel() // and one that leaves as the call comes
+			}
+			e.publish(envelope(q, onQueue(q)))
+		})
+		cancel()
+		if err := <-left; err != nil && !errors.Is(err, context.Canceled) {
+			e.Errorf("leaving: %v", err)
+		}
+	}
+}
+
 // manyWaiters: the call for one queue is not lost on those who wait for
 // another, nor on one who stopped waiting.
 func manyWaiters(e *env) {
@@ -140,6 +166,8 @@ func manyWaiters(e *env) {
 		e.Errorf("a consumer of an empty queue got %+v", a)
 	default:
 	}
+
+	passedOn(e)
 
 	// Three wait, three batches: each task finds somebody.
 	var waiting []<-chan arrival

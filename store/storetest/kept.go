@@ -115,6 +115,9 @@ func testS7(e *env) {
 			e.clear(r.ID, 1)
 		}
 	}
+	if s, kept := e.find("zero-failed"); kept {
+		e.Errorf("a failed status with Keep 0 is kept: %+v", s)
+	}
 	for _, s := range []task.State{task.Succeeded, task.Cancelled} {
 		if _, kept := e.find("zero-" + string(s)); kept {
 			e.Errorf("a %s status with Keep 0 is kept", s)

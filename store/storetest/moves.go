@@ -262,6 +262,7 @@ func testS6(e *env) {
 	r.Outcome.Attempt = 2
 	e.record(r)
 	e.unchanged("the same Requeue after the second death", "a", func() { _ = e.requeue("a", 12, 1, at) })
+	e.unchanged("a Requeue of an older epoch", "a", func() { _ = e.requeue("a", 12, 2, at) })
 	e.is("the second replay's Requeue", e.requeue("a", 14, 2, at.Add(second)), nil)
 	if s := e.get("a"); s.State != task.Queued || s.ReplayCount != 2 || s.Epoch != 14 || len(s.Errors) != 2 {
 		e.Errorf("after the second Requeue: got %+v", s)
