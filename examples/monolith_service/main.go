@@ -47,9 +47,11 @@ func sendGreeting(ctx context.Context, g greeting) (string, error) {
 }
 
 func main() {
+	broker, addr := cmp.Or(os.Getenv("STEM_BROKER_URL"), "memory:"), cmp.Or(os.Getenv("LISTEN_ADDR"), "127.0.0.1:8081")
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx, cmp.Or(os.Getenv("STEM_BROKER_URL"), "memory:"), cmp.Or(os.Getenv("LISTEN_ADDR"), "127.0.0.1:8081"), os.Stdout); err != nil {
+	err := run(ctx, broker, addr, os.Stdout)
+	stop()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "monolith_service:", err)
 		os.Exit(1)
 	}
