@@ -54,11 +54,7 @@ func (c *call) page() (limit int, cursor string, p *Problem) {
 		}
 		limit = n
 	}
-	cursor = c.query["cursor"]
-	if _, err := store.ParseCursor(cursor); err != nil {
-		return 0, "", wrong("cursor", "use one that a page gave")
-	}
-	return limit, cursor, nil
+	return limit, c.query["cursor"], nil // whose form is the store's own
 }
 
 // moment is a query parameter: RFC 3339, or a duration ago.
@@ -71,7 +67,7 @@ func (c *call) moment(name string, now time.Time) (time.Time, *Problem) {
 	if err == nil {
 		err = task.ValidateTime(name, t)
 	}
-	if err != nil {
+	if err != nil || t.IsZero() {
 		return t, wrong(name, "want RFC 3339, or a duration ago such as 2h")
 	}
 	return t, nil

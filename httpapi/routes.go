@@ -5,7 +5,6 @@ import (
 	"net/http"
 	"reflect"
 	"slices"
-	"sort"
 	"strings"
 
 	"github.com/stemjobs/stem"
@@ -174,19 +173,24 @@ func (s *Server) buildRoutes() error {
 		s.handlePattern(rt.method+" "+rt.path, func(c *call) { s.serve(c, rt) })
 		methods[rt.path] = append(methods[rt.path], rt.method)
 	}
+	paths := http.NewServeMux() // without methods
 	for path, allowed := range methods {
 		if slices.Contains(allowed, "GET") {
-			allowed = append(allowed, "HEAD")
+			methods[path] = append(allowed, "HEAD")
 		}
-		sort.Strings(allowed)
-		allow := strings.Join(allowed, ", ")
-		s.handlePattern(path, func(c *call) {
+		slices.Sort(methods[path])
+		paths.HandleFunc(path, http.NotFound)
+	}
+	s.handlePattern("/", func(c *call) {
+		if _, path := paths.Handler(c.r); path != "" {
+			allow := strings.Join(methods[path], ", ")
 			p := problem(methodNotAllowed, "this path takes %s", allow)
 			p.allow = allow
 			c.fail(p)
-		})
-	}
-	s.handlePattern("/", func(c *call) { c.fail(problem(notFound, "no such path; /openapi.json lists those there are")) })
+			return
+		}
+		c.fail(problem(notFound, "no such path; /openapi.json lists those there are"))
+	})
 	var err error
 	s.spec, err = document(table)
 	return err

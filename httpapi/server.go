@@ -195,6 +195,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	served := make(chan error, 1)
 	go func() { served <- hs.Serve(l) }()
+	s.opts.Logger.Info("serving the API", "addr", l.Addr().String(), "tls", s.opts.TLS != nil, "tokens", len(s.opts.Tokens))
 	select {
 	case err := <-served:
 		return fmt.Errorf("serve the API: %w", err)
