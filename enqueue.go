@@ -238,8 +238,8 @@ func (c *Client) encodeArgs(e *task.Envelope, i *Item) error {
 // unpackResult returns a status's result as plain JSON.
 func (c *Client) unpackResult(s *Status) (json.RawMessage, error) {
 	raw := s.Meta[task.MetaEncoder]
-	if raw == nil || s.Result == nil {
-		return s.Result, nil
+	if raw == nil || s.Result == nil || string(s.Result) == "null" {
+		return s.Result, nil // a handler without a result: there was nothing to encode
 	}
 	var header string
 	if err := json.Unmarshal(raw, &header); err != nil {
