@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +21,8 @@ import (
 
 func (s *session) dlqCommand() *cobra.Command {
 	return group("dlq", "Looks at dead letters, replays them, removes them",
-		s.dlqListCommand(), s.dlqShowCommand(), s.dlqReplayCommand(), s.dlqPurgeCommand())
+		s.dlqListCommand(), s.dlqShowCommand(), s.dlqReplayCommand(), s.dlqPurgeCommand(),
+		s.dlqExportCommand(), s.dlqImportCommand())
 }
 
 // deadFlags select dead letters.
@@ -28,6 +31,7 @@ type deadFlags struct {
 	ids                 []string
 	olderThan           duration
 	limit               whole
+	group               string // a fingerprint
 }
 
 func (f *deadFlags) add(s *session, c *cobra.Command, limit int, limitHelp string) {
@@ -40,6 +44,11 @@ func (f *deadFlags) add(s *session, c *cobra.Command, limit int, limitHelp strin
 	flags.Var(&f.olderThan, "older-than", "dead for longer than this")
 	flags.Var(&f.limit, "limit", limitHelp)
 	s.completeQueueFlag(c)
+}
+
+// addGroup adds the flag that selects by fingerprint.
+func (f *deadFlags) addGroup(c *cobra.Command) {
+	c.Flags().StringVar(&f.group, "group", "", "`FINGERPRINT` of their errors, as dlq list --group tells")
 }
 
 // filter makes the broker's filter.
@@ -66,8 +75,8 @@ func (f *deadFlags) filter(now time.Time) (broker.DeadFilter, error) {
 
 // bounded refuses a filter that selects everything without saying so.
 func (f *deadFlags) bounded(cmd string) error {
-	if f.queue == "" && len(f.ids) == 0 && f.task == "" && f.reason == "" && f.olderThan == 0 {
-		return usage("say which dead letters: --queue, --id, --task, --reason or --older-than").
+	if f.queue == "" && len(f.ids) == 0 && f.task == "" && f.reason == "" && f.olderThan == 0 && f.group == "" {
+		return usage("say which dead letters: --queue, --id, --task, --reason, --older-than or --group").
 			hinted("%s --queue '*' takes all", cmd)
 	}
 	return nil
@@ -85,6 +94,7 @@ func (f *deadFlags) words() string {
 	add("task", f.task)
 	add("reason", f.reason)
 	add("id", strings.Join(f.ids, ", "))
+	add("group", f.group)
 	if f.olderThan > 0 {
 		add("older than", f.olderThan.String())
 	}
@@ -94,16 +104,23 @@ func (f *deadFlags) words() string {
 func (s *session) dlqListCommand() *cobra.Command {
 	f := &deadFlags{}
 	var cursor string
+	var groups bool
 	c := &cobra.Command{
 		Use:     "list",
 		Aliases: []string{"ls"},
 		Short:   "Lists dead letters, newest first",
+		Long: `Lists dead letters, newest first. With --group it lists the kinds of failure among the
+newest 100,000 instead: those whose errors have the same type, and the same message
+but for numbers, ids, paths and quoted texts. --limit then bounds the kinds shown.`,
 		Example: `  {{stem}} dlq list --queue default --limit 20
+  {{stem}} dlq list --queue default --group
   {{stem}} dlq list --reason crash-loop --older-than 1h --output json`,
 		Args: noArguments,
 	}
 	f.add(s, c, 50, "at most so many; 0: all")
 	c.Flags().StringVar(&cursor, "cursor", "", "`CURSOR` that an earlier page ended with")
+	c.Flags().BoolVar(&groups, "group", false, "the kinds of failure, with how many there are of each")
+	notTogether(c, "group", "cursor")
 	c.RunE = s.short(func(ctx context.Context, _ []string) error {
 		filter, err := f.filter(time.Now())
 		if err != nil {
@@ -112,6 +129,9 @@ func (s *session) dlqListCommand() *cobra.Command {
 		client, err := s.client(ctx)
 		if err != nil {
 			return err
+		}
+		if groups {
+			return s.listGroups(ctx, client, filter, f.limit.value)
 		}
 		var next string
 		if _, err := list(s, deadView(), deadPages(ctx, client, filter, f.limit.value, cursor, &next)); err != nil {
@@ -146,8 +166,50 @@ func deadPages(ctx context.Context, c *stem.Client, f broker.DeadFilter, limit i
 	}
 }
 
+// listGroups shows the kinds of failure, and how far the scan went.
+func (s *session) listGroups(ctx context.Context, client *stem.Client, f broker.DeadFilter, limit int) error {
+	found, err := client.GroupDeadLetters(ctx, f, 0)
+	if err != nil {
+		return err
+	}
+	shown := found.Groups
+	if limit > 0 && len(shown) > limit {
+		shown = shown[:limit]
+	}
+	for i := range shown {
+		shown[i].FirstSeen, shown[i].LastSeen = utcTime(shown[i].FirstSeen), utcTime(shown[i].LastSeen)
+	}
+	if _, err := list(s, groupView(), one(shown)); err != nil {
+		return err
+	}
+	if found.Truncated {
+		s.note("%d dead letters were looked at, and there are older ones: narrow the filter", found.Looked)
+	}
+	if rest := len(found.Groups) - len(shown); rest > 0 {
+		s.note("there are %d more groups: --limit 0 shows all", rest)
+	}
+	return nil
+}
+
+func groupView() view[stem.DeadGroup] {
+	type row = stem.DeadGroup
+	return view[row]{
+		columns: []column[row]{
+			{head: "GROUP", cell: func(g *row) string { return g.Fingerprint }},
+			{head: "COUNT", right: true, cell: func(g *row) string { return strconv.Itoa(g.Count) }},
+			{head: "FIRST", cell: func(g *row) string { return ago(g.FirstSeen) }},
+			{head: "LAST", cell: func(g *row) string { return ago(g.LastSeen) }},
+			{head: "EXAMPLE", cell: func(g *row) string { return g.Example }},
+			{head: "TASKS", cell: func(g *row) string { return strings.Join(slices.Sorted(maps.Keys(g.Tasks)), ", ") }},
+			{head: "ERROR", cell: func(g *row) string { return strings.TrimSuffix(g.Type+": "+g.Message, ": ") }, paint: func(*row) string { return red }},
+		},
+		name:  func(g *row) string { return g.Fingerprint },
+		empty: "no dead letters",
+	}
+}
+
 // deadLetter is a dead letter as JSON. Envelope and Raw are shown by dlq show
-// alone.
+// and dlq export alone.
 type deadLetter struct {
 	ID           string          `json:"id"`
 	Name         string          `json:"name"`
@@ -163,7 +225,8 @@ type deadLetter struct {
 	ReplayCount  int             `json:"replayCount"`
 	LastReplayAt time.Time       `json:"lastReplayAt,omitzero"`
 	Envelope     json.RawMessage `json:"envelope,omitempty"`
-	Raw          []byte          `json:"raw,omitempty"` // base64: the entry, when it is no envelope
+	Raw          []byte          `json:"raw,omitempty"`  // base64: the entry, when it is no envelope
+	Wire         []byte          `json:"wire,omitempty"` // base64: the envelope, when JSON's rules for blanks would change it
 }
 
 func deadJSON(d *broker.DeadLetter) deadLetter {

@@ -2,6 +2,7 @@ package stemcmd
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"time"
@@ -105,6 +106,8 @@ type change struct {
 	Count  int      `json:"count"`
 	DryRun bool     `json:"dryRun"`
 	IDs    []string `json:"ids"` // a sample
+
+	Args json.RawMessage `json:"args,omitempty"` // as they were edited
 }
 
 func (s *session) queuePurgeCommand() *cobra.Command {
@@ -198,6 +201,9 @@ func (s *session) tell(c change, p plan) error {
 	for _, id := range c.IDs {
 		fmt.Fprintln(s.stdout, "  "+id)
 	}
+	if c.Args != nil {
+		s.sheet().json("  args", c.Args)
+	}
 	if more := c.Count - len(c.IDs); more > 0 && len(c.IDs) > 0 {
 		fmt.Fprintf(s.stdout, "  and %d more\n", more)
 	}
@@ -210,6 +216,8 @@ func past(action string) string {
 		return "purged"
 	case "replay":
 		return "replayed"
+	case "retry":
+		return "retried"
 	default:
 		return action
 	}

@@ -18,7 +18,8 @@ import (
 
 func (s *session) tasksCommand() *cobra.Command {
 	c := group("tasks", "Looks at tasks, waits for them, cancels them",
-		s.tasksListCommand(), s.tasksShowCommand(), s.tasksWaitCommand(), s.tasksCancelCommand(), s.tasksNamesCommand())
+		s.tasksListCommand(), s.tasksShowCommand(), s.tasksWaitCommand(), s.tasksWatchCommand(), s.tasksCancelCommand(),
+		s.tasksRetryCommand(), s.tasksNamesCommand())
 	c.Aliases = []string{"task"}
 	return c
 }
