@@ -8,6 +8,7 @@ import (
 
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/encode"
 	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/task"
 )
@@ -150,7 +151,7 @@ func problemOf(err error) *Problem {
 		slug = queueFull
 	case errors.Is(err, task.ErrTooLarge):
 		slug = tooLarge
-	case errors.Is(err, task.ErrInvalid):
+	case errors.Is(err, task.ErrInvalid), errors.Is(err, encode.ErrUnknown):
 		slug = invalidArgument
 	case errors.Is(err, store.ErrNotFound), errors.Is(err, broker.ErrNotFound):
 		slug = notFound
