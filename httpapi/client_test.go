@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -153,8 +154,8 @@ func TestClientFailures(t *testing.T) {
 			t.Errorf("NewClient(%q): %v", base, err)
 		}
 	}
-	var answer func(w http.ResponseWriter)
-	url := listen(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { answer(w) }))
+	var answer atomic.Pointer[func(w http.ResponseWriter)]
+	url := listen(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { (*answer.Load())(w) }))
 	transport := &http.Transport{}
 	defer transport.CloseIdleConnections()
 	c, err := httpapi.NewClient(url, httpapi.ClientOptions{HTTP: &http.Client{Transport: transport}})
@@ -183,16 +184,16 @@ func TestClientFailures(t *testing.T) {
 		{problem("unsupported", 501), broker.ErrUnsupported},
 		{problem("lease-lost", 409), broker.ErrLeaseLost},
 	} {
-		answer = f.answer
+		answer.Store(&f.answer)
 		rs, err := c.EnqueueMany(t.Context(), []stem.Item{stem.NewItem("a", nil)})
 		if !errors.Is(err, f.want) || len(rs) != 1 || rs[0].ID == "" || !errors.Is(rs[0].Err, f.want) {
 			t.Errorf("%+v, %v; want %v", rs, err, f.want)
 		}
 	}
 	// A wait goes on over a server that is away for a while.
-	calls := 0
-	answer = func(w http.ResponseWriter) {
-		switch calls++; calls {
+	var calls atomic.Int32
+	restarting := func(w http.ResponseWriter) {
+		switch calls.Add(1) {
 		case 1:
 			panic(http.ErrAbortHandler)
 		case 2:
@@ -204,10 +205,12 @@ func TestClientFailures(t *testing.T) {
 			fmt.Fprint(w, `{"id":"a","state":"succeeded"}`)
 		}
 	}
+	answer.Store(&restarting)
 	if s, err := c.Wait(t.Context(), "a"); err != nil || s.State != stem.Succeeded {
 		t.Errorf("wait: %+v, %v", s, err)
 	}
-	answer = problem("forbidden", 403)
+	forbidden := problem("forbidden", 403)
+	answer.Store(&forbidden)
 	var p *httpapi.Problem
 	if _, err := c.Wait(t.Context(), "a"); !errors.As(err, &p) || p.Status != 403 {
 		t.Errorf("wait without the role: %v", err)

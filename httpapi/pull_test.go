@@ -147,7 +147,7 @@ func TestPullOutcomes(t *testing.T) {
 		t.Errorf("a lease that passed on settles: %+v", s)
 	}
 	// A task that nobody may execute never gets to a puller.
-	r.enqueue(`{"name":"a","id":"old","expiresIn":"1ms"}`)
+	r.enqueue(`{"name":"a","id":"old","expiresAt":"2001-01-01T00:00:00Z"}`)
 	eventually(t, "the expired one is cancelled", func() bool {
 		if got := r.lease(`{"queues":["default"]}`); len(got) != 0 {
 			t.Fatalf("leased %+v", got)
