@@ -120,6 +120,14 @@ type WorkerOptions struct {
 
 	Middleware []Middleware // around every handler; the first is outermost
 
+	// OnDead, when set, is told of each task that this worker has dead-lettered,
+	// after the dead letter is stored: to alert somebody, say. Calls come one
+	// after the other and beside the work; each may take 5 s, after which its
+	// context ends and it is left behind. A panic in it is logged. It is told at
+	// most once of a death, and not of all: not when the worker dies itself, when
+	// more than 1,000 deaths wait to be told, or when the store's answer was lost.
+	OnDead func(ctx context.Context, d Dead)
+
 	Logger *slog.Logger  // nil: the client's
 	Meter  measure.Meter // nil: the client's
 }
@@ -142,6 +150,10 @@ const (
 	Soft = runner.Soft // also cancel the contexts of what runs, and release it uncounted
 	Hard = runner.Hard // stop now; leases bring the work back
 )
+
+// Dead is a task that a worker has dead-lettered, as WorkerOptions.OnDead is
+// told of it.
+type Dead = runner.Dead
 
 // Report says what became of the deliveries that a stopping worker held.
 type Report = runner.Report
@@ -268,7 +280,8 @@ func (w *Worker) config() (runner.Config, error) {
 		ID: o.ID, Version: o.Version, Queues: queues, Concurrency: o.Concurrency, Prefetch: o.Prefetch, Lease: o.Lease,
 		MaxDeliveries: o.MaxDeliveries, UnknownGrace: o.UnknownGrace, Keep: o.Retention, MaxResult: o.MaxResult,
 		Heartbeats: w.client.beats, HeartbeatInterval: o.HeartbeatInterval,
-		Grace: o.Grace, SoftGrace: o.SoftGrace, Logger: w.logger, Meter: meter,
+		OnDead: o.OnDead,
+		Grace:  o.Grace, SoftGrace: o.SoftGrace, Logger: w.logger, Meter: meter,
 	}, nil
 }
 

@@ -76,7 +76,9 @@ func TestDetailsDoNotMatter(t *testing.T) {
 		},
 		func(t *rapid.T) string { return "/" + rapid.StringMatching(`[a-z0-9_/.-]{0,19}[a-z]`).Draw(t, "path") },
 		func(t *rapid.T) string { return "0x" + rapid.StringMatching(`[0-9a-fA-F]{1,16}`).Draw(t, "hex") },
-		func(t *rapid.T) string { return "https://" + rapid.StringMatching(`[a-z][a-z0-9/?=]{1,20}`).Draw(t, "url") },
+		func(t *rapid.T) string {
+			return "https://" + rapid.StringMatching(`[a-z][a-z0-9/?=]{1,20}`).Draw(t, "url")
+		},
 	})
 	rapid.Check(t, func(t *rapid.T) {
 		before := strings.Join(rapid.SliceOfN(words(), 0, 5).Draw(t, "before"), " ")

@@ -85,6 +85,10 @@ type Config struct {
 	Grace     time.Duration // of a drain, in all; 0: 25 s
 	SoftGrace time.Duration // its last part, after contexts are cancelled; 0: 5 s
 
+	// OnDead, when set, is told of each task that this runner has dead-lettered,
+	// after that is stored: one call after the other, each for 5 s at most.
+	OnDead func(ctx context.Context, d Dead)
+
 	Logger *slog.Logger  // nil: discards
 	Meter  measure.Meter // nil: measure.None
 }

@@ -129,6 +129,7 @@ func (r *Runner) stored(j *Job) {
 		m.failed.Add(1)
 		m.deadLettered(o.Reason)
 		r.counts.failed.Add(1)
+		r.dead.bury(j, r.cfg.ID)
 	case task.Cancelled:
 		if o.Reason == task.ReasonExpired {
 			m.expired.Add(1)

@@ -28,6 +28,7 @@ type Runner struct {
 
 	line    line
 	starter starter
+	dead    undertaker
 	gang    sync.WaitGroup // isolates in service
 
 	started  atomic.Bool
@@ -187,6 +188,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	helpers.Go(func() { w.run(base) })
 	helpers.Go(func() { r.runStarter(base) })
 	beats := r.startHeart(base)
+	r.dead.start(context.WithoutCancel(ctx), r.log, r.cfg.OnDead)
 	r.startPool()
 	r.log.Info("worker started", "queues", r.queueNames(), "concurrency", r.cfg.Concurrency)
 
@@ -200,6 +202,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	r.gang.Wait()
 	cancel()
 	r.closeConsumer(ctx, f.consumer)
+	r.dead.stop(r.line.stopMode() == Hard)
 	beats()
 	rep := f.stop.report
 	r.log.Info("worker stopped", "finished", rep.Finished, "released", rep.Released, "abandoned", rep.Abandoned)
