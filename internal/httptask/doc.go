@@ -15,8 +15,9 @@
 // What a task may reach is decided when a connection is made, by the address
 // that is really dialled (guard.go), so that neither a name that resolves to
 // the inside, nor one that changes its mind, nor a redirect leads there. A
-// call's way: Task.Run (task.go) follows redirects hop by hop over the
-// transport of its pool (pool.go), and answer.go judges what came back.
+// call's way: Task.Run (task.go) goes from the endpoint (endpoint.go) hop by hop
+// along redirects, over the transport of its pool (pool.go), and answer.go judges
+// what came back.
 //
 // Errors name the method, the scheme and the host, never a path, a query or a
 // header: those may be secrets.
