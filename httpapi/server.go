@@ -46,6 +46,10 @@ type Options struct {
 	// Grace bounds what follows: requests under way are finished; 0: 10 s.
 	Grace time.Duration
 
+	// Tasks are declared tasks: what a request leaves open, such as the queue or
+	// the retries, is for them as declared. Tasks of other names are taken too.
+	Tasks []stem.Registration
+
 	// Retention is how long the statuses of tasks that pullers end are kept
 	// when the task says nothing; 0: 24 h, stem.Forever.
 	Retention time.Duration
@@ -66,6 +70,7 @@ const maxBody = 4 << 20
 type Server struct {
 	client *stem.Client
 	opts   Options
+	tasks  declared
 	host   string // of Addr
 	mux    *http.ServeMux
 	origin *http.CrossOriginProtection
@@ -127,7 +132,10 @@ func NewServer(client *stem.Client, o Options) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{client: client, opts: o, host: host, origin: http.NewCrossOriginProtection(), prefix: task.NewID()}
+	s := &Server{
+		client: client, opts: o, tasks: declare(o.Tasks), host: host,
+		origin: http.NewCrossOriginProtection(), prefix: task.NewID(),
+	}
 	s.stop, s.halt = context.WithCancel(context.Background())
 	s.pullers.init(s)
 	if err := s.buildRoutes(); err != nil {

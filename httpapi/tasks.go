@@ -20,8 +20,24 @@ const (
 	maxLinkDepth   = 8   // onSuccess within onSuccess
 )
 
-// item makes what the client enqueues of a task of the API.
-func (n *NewTask) item(key string, depth int) (stem.Item, *Problem) {
+// declared are the tasks whose declarations the server knows, by all their
+// names.
+type declared map[string]stem.Registration
+
+func declare(tasks []stem.Registration) declared {
+	d := declared{}
+	for _, t := range tasks {
+		d[t.Name()] = t
+		for _, alias := range t.Info().Aliases {
+			d[alias] = t
+		}
+	}
+	return d
+}
+
+// item makes what the client enqueues of a task of the API. What the request
+// leaves open is as in the task's declaration, if there is one.
+func (d declared) item(n *NewTask, key string, depth int) (stem.Item, *Problem) {
 	opts, p := n.options(key)
 	if p != nil {
 		return stem.Item{}, p
@@ -35,12 +51,15 @@ func (n *NewTask) item(key string, depth int) (stem.Item, *Problem) {
 			return stem.Item{}, at(problem(invalidArgument, "links are nested more than %d deep", maxLinkDepth), links.name)
 		}
 		for i := range links.tasks {
-			item, p := links.tasks[i].item("", depth+1)
+			item, p := d.item(&links.tasks[i], "", depth+1)
 			if p != nil {
 				return item, at(at(p, strconv.Itoa(i)), links.name)
 			}
 			opts = append(opts, links.link(item))
 		}
+	}
+	if t, ok := d[n.Name]; ok {
+		return t.Item(n.Args, opts...), nil
 	}
 	return stem.NewItem(n.Name, n.Args, opts...), nil
 }
@@ -115,7 +134,7 @@ func (s *Server) postTask(c *call) (any, error) {
 	if p != nil {
 		return nil, p
 	}
-	item, p := bodyOf[NewTask](c).item(key, 0)
+	item, p := s.tasks.item(bodyOf[NewTask](c), key, 0)
 	if p != nil {
 		return nil, p
 	}
@@ -153,7 +172,7 @@ func (s *Server) postBatch(c *call) (any, error) {
 		if key != "" {
 			itemKey = key + "#" + strconv.Itoa(i)
 		}
-		if items[i], p = body.Tasks[i].item(itemKey, 0); p != nil {
+		if items[i], p = s.tasks.item(&body.Tasks[i], itemKey, 0); p != nil {
 			return nil, at(at(p, strconv.Itoa(i)), "tasks")
 		}
 	}
