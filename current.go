@@ -139,7 +139,7 @@ func (e *Execution) describe() *Info {
 	}
 	d := &e.job.Delivery
 	return &Info{
-		ID: d.Envelope.ID, Name: d.Envelope.Name, Queue: d.Queue, Attempt: d.Attempt, MaxRetries: d.Envelope.MaxRetries,
+		ID: d.Envelope.ID, Name: d.Envelope.Name, Queue: d.Queue, Attempt: d.Attempt, MaxRetries: e.job.MaxRetries(),
 		Worker: e.job.Worker, Deadline: e.job.Deadline, Headers: d.Envelope.Headers,
 	}
 }

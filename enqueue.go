@@ -172,7 +172,7 @@ func (c *Client) publication(ctx context.Context, i *Item, now time.Time) (broke
 	if err := c.encodeArgs(e, i); err != nil {
 		return p, err
 	}
-	if err := c.fillMeta(ctx, e, o, now); err != nil {
+	if err := c.fillMeta(ctx, e, i, now); err != nil {
 		return p, err
 	}
 	if err := e.Validate(); err != nil {
@@ -248,8 +248,11 @@ func (c *Client) unpackResult(s *Status) (json.RawMessage, error) {
 	return c.codecs.Unpack(header, s.Result)
 }
 
-func (c *Client) fillMeta(ctx context.Context, e *task.Envelope, o *call, now time.Time) error {
-	m := map[string]json.RawMessage{}
+func (c *Client) fillMeta(ctx context.Context, e *task.Envelope, i *Item, now time.Time) error {
+	o, m := &i.opts, map[string]json.RawMessage{}
+	if i.undeclared && o.maxRetries == nil {
+		m[task.MetaRetriesUnsaid] = json.RawMessage("true")
+	}
 	if cur := Current(ctx); cur.ID() != "" {
 		m[task.MetaParent] = quote(cur.ID())
 		m[task.MetaRoot] = quote(cur.Root())

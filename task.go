@@ -101,12 +101,16 @@ type Item struct {
 	args json.RawMessage
 	opts call
 	err  error
+
+	undeclared bool // made without the task's declaration
 }
 
 // NewItem makes an item from a name and JSON, for callers that have no
-// declaration, such as a command line. Nil args are null.
+// declaration, such as a command line. Nil args are null. Without MaxRetries,
+// what the worker's declaration of the task says counts, and the client's
+// default where that says nothing either.
 func NewItem(name string, args json.RawMessage, opts ...Option) Item {
-	return Item{name: name, args: args, opts: gather(nil, opts)}
+	return Item{name: name, args: args, opts: gather(nil, opts), undeclared: true}
 }
 
 // Name is the name of the item's task.

@@ -177,7 +177,7 @@ func (w *Worker) Handle(rs ...Registration) error {
 			Handle: w.adapt(r),
 		}
 		o := gather(r.def.defaults, nil)
-		t.Keep, t.IgnoreResult = o.retention, o.ignoreResult
+		t.Keep, t.IgnoreResult, t.MaxRetries = o.retention, o.ignoreResult, o.maxRetries
 		for _, name := range append([]string{r.def.name}, r.def.aliases...) {
 			if _, ok := w.tasks[name]; ok {
 				return fmt.Errorf("task %s has two handlers in this worker", name)

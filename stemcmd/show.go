@@ -107,7 +107,11 @@ func (sh *sheet) status(st *stem.Status) {
 	}
 	sh.line("task", st.Name)
 	sh.line("queue", fmt.Sprintf("%s, priority %d", st.Queue, st.Priority))
-	sh.line("attempt", fmt.Sprintf("%d of %d", st.Attempt, st.MaxRetries+1))
+	attempt := strconv.Itoa(st.Attempt)
+	if st.Meta[task.MetaRetriesUnsaid] == nil { // else the worker's own number counts, if it has one
+		attempt += fmt.Sprintf(" of %d", st.MaxRetries+1)
+	}
+	sh.line("attempt", attempt)
 	sh.line("reason", st.Reason)
 	sh.line("worker", st.Worker)
 	sh.time("enqueued", st.EnqueuedAt)

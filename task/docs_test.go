@@ -33,6 +33,7 @@ func TestDocumented(t *testing.T) {
 	words := []string{
 		task.HeaderEncoder, task.MetaParent, task.MetaRoot, task.MetaRetention, task.MetaIgnoreResult,
 		task.MetaLinks, task.MetaErrorLinks, task.MetaUser, task.MetaEdited, task.MetaEncoder,
+		task.MetaRetriesUnsaid,
 		task.ReasonRetriesExhausted, task.ReasonPermanent, task.ReasonCrashLoop, task.ReasonTaskUnknown,
 		task.ReasonSignatureInvalid, task.ReasonEncoderUnknown, task.ReasonArgsInvalid, task.ReasonResultInvalid,
 		task.ReasonResultTooLarge, task.ReasonOrphaned, task.ReasonMalformed, task.ReasonExpired, task.ReasonRevoked, task.ReasonPurged,

@@ -67,6 +67,10 @@ const (
 	MetaUser         = "user"         // the caller's own annotations
 	MetaEdited       = "edited"       // of a task replayed with other args: the first ones, and when
 	MetaEncoder      = "encoder"      // the encoders of its result: those of HeaderEncoder
+
+	// MetaRetriesUnsaid true: neither the call nor a declaration of the task
+	// chose MaxRetries, so a worker's own declaration goes before it.
+	MetaRetriesUnsaid = "retriesUnsaid"
 )
 
 // HeaderEncoder names the payload encoders of Args, outermost last, joined by

@@ -35,6 +35,7 @@ type Task struct {
 	Handle Handler
 
 	Retry       Retry
+	MaxRetries  *int          // where the envelope's is nobody's choice; nil: the envelope's
 	SoftTimeout time.Duration // 0: none. Cancels the context with ErrSoftTimeout
 	HardTimeout time.Duration // 0: none. Abandons the attempt
 

@@ -107,6 +107,16 @@ func (j *Job) OnSuccess(p ...broker.Publication) {
 // Envelope is the task's envelope; read-only.
 func (j *Job) Envelope() *task.Envelope { return j.Delivery.Envelope }
 
+// MaxRetries is how many attempts may follow the first: what the caller chose,
+// else what the task's declaration here says, else the caller's default.
+func (j *Job) MaxRetries() int {
+	e := j.Delivery.Envelope
+	if j.task != nil && j.task.MaxRetries != nil && string(e.Meta[task.MetaRetriesUnsaid]) == "true" {
+		return *j.task.MaxRetries
+	}
+	return e.MaxRetries
+}
+
 // alone says whether this start is at least the third, so that the task is
 // under suspicion of taking its process with it.
 func (j *Job) alone() bool { return j.Delivery.Starts >= 2 }

@@ -129,7 +129,7 @@ func (j *Job) failed(err, cause error) verdict {
 	}
 	v.retry = true
 	done := j.Delivery.Attempt - j.Delivery.RetryBase
-	if done >= j.Delivery.Envelope.MaxRetries {
+	if done >= j.MaxRetries() {
 		v.reason = task.ReasonRetriesExhausted
 		return v
 	}

@@ -1,0 +1,45 @@
+package stem_test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/stemjobs/stem"
+)
+
+// TestWhoChoosesTheRetries: the call, else the declaration, which the caller
+// may not have, else the client's default.
+func TestWhoChoosesTheRetries(t *testing.T) {
+	two := 2
+	once := stem.NewTask[stem.None, stem.None]("once", stem.MaxRetries(0), stem.Retry(stem.RetryPolicy{Base: 1}))
+	silent := stem.NewTask[stem.None, stem.None]("silent", stem.Retry(stem.RetryPolicy{Base: 1}))
+	fail := func(ctx context.Context, _ stem.None) error {
+		return fmt.Errorf("at most %d retries", stem.Current(ctx).MaxRetries())
+	}
+	run(t, stem.ClientOptions{MaxRetries: &two}, stem.WorkerOptions{}, func(r *rig) {
+		for _, c := range []struct {
+			name    string
+			item    stem.Item
+			retries int
+		}{
+			{"the declaration", once.Item(stem.None{}), 0},
+			{"the declaration, which only the worker has", stem.NewItem("once", nil), 0},
+			{"a call", once.Item(stem.None{}, stem.MaxRetries(1)), 1},
+			{"a call without a declaration", stem.NewItem("once", nil, stem.MaxRetries(1)), 1},
+			{"nobody but the client", silent.Item(stem.None{}), two},
+			{"nobody but the client, without a declaration", stem.NewItem("silent", nil), two},
+		} {
+			receipts, err := r.client.EnqueueMany(r.Context(), []stem.Item{c.item})
+			if err != nil || receipts[0].Err != nil {
+				r.Fatal(err, receipts)
+			}
+			s, err := r.client.Wait(r.Context(), receipts[0].ID)
+			if err != nil || s.State != stem.Failed || s.Attempt != c.retries+1 {
+				r.Errorf("%s: %s after %d attempts, %v; want %d retries", c.name, s.State, s.Attempt, err, c.retries)
+			} else if want := fmt.Sprintf("at most %d retries", c.retries); s.Error.Message != want {
+				r.Errorf("%s: the handler was told %q, want %q", c.name, s.Error.Message, want)
+			}
+		}
+	}, once.Do(fail), silent.Do(fail))
+}
