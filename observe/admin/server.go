@@ -54,6 +54,8 @@ func (s *Server) Listen(ctx context.Context) (net.Addr, error) {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, fmt.Errorf("listen on %s: another program listens there already, choose another address: %w", s.Addr, err)
+	case errors.As(err, new(syscall.Errno)): // a port below 1024, an address of another machine
+		return nil, fmt.Errorf("listen on %s: %w", s.Addr, err)
 	case err != nil:
 		return nil, fmt.Errorf("listen on %q: want HOST:PORT, as in 127.0.0.1:9090: %w", s.Addr, err)
 	}

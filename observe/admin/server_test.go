@@ -138,6 +138,10 @@ func TestAnAddressThatIsNoneIsRefused(t *testing.T) {
 			t.Errorf("%q: got %v", addr, err)
 		}
 	}
+	elsewhere := admin.Server{Addr: "192.0.2.1:9090"} // an address of no machine
+	if _, err := elsewhere.Listen(t.Context()); err == nil || strings.Contains(err.Error(), "want HOST:PORT") {
+		t.Errorf("an address of another machine: got %v, which is well formed", err)
+	}
 }
 
 func TestStoppingEndsALongProfile(t *testing.T) {
