@@ -97,6 +97,24 @@ func (db *DB) schema(c *conn) (version, oldest int64, err error) {
 	return version, oldest, err
 }
 
+// Schema says which schema the file has, such as "1", and from which on a
+// program may use it, where that is an older one.
+func (db *DB) Schema(ctx context.Context) (string, error) {
+	var version, oldest int64
+	err := db.read(ctx, func(c *conn) (err error) {
+		version, oldest, err = db.schema(c)
+		return err
+	})
+	switch {
+	case err != nil:
+		return "", err
+	case oldest < version:
+		return fmt.Sprintf("%d, usable from %d on", version, oldest), nil
+	default:
+		return fmt.Sprint(version), nil
+	}
+}
+
 func (c *conn) pragma(name string) (int64, error) { return c.number("PRAGMA " + name) }
 
 // number runs SQL that is used once, and returns its first column.

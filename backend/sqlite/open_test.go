@@ -146,7 +146,12 @@ func TestOpenAdditiveSchema(t *testing.T) {
 	path := newPath(t)
 	closeChecked(t, open(t, sqlite.Config{Path: path}))
 	raw(t, path, fmt.Sprintf("CREATE TABLE stem_news (x); UPDATE stem_meta SET value = %d WHERE key = 'schema'", sqlite.SchemaVersion()+1))
-	publish(t, open(t, sqlite.Config{Path: path}).Broker(), envelope("a", "q"))
+	db := open(t, sqlite.Config{Path: path})
+	publish(t, db.Broker(), envelope("a", "q"))
+	want := fmt.Sprintf("%d, usable from 1 on", sqlite.SchemaVersion()+1)
+	if got, err := db.Schema(t.Context()); got != want || err != nil {
+		t.Errorf("Schema is %q, %v; want %q", got, err, want)
+	}
 }
 
 func TestOpenAtOnce(t *testing.T) {
