@@ -32,8 +32,8 @@ func (s *session) rootCommand() *cobra.Command {
 	root.SetHelpCommand(helpCommand())
 	s.addGlobalFlags(root.PersistentFlags())
 	root.AddCommand(
-		s.workerCommand(), s.enqueueCommand(), s.tasksCommand(), s.queueCommand(), s.dlqCommand(),
-		s.healthCommand(), s.doctorCommand(), s.configCommand(), s.versionCommand(), s.completionCommand(),
+		s.devCommand(), s.serveCommand(), s.workerCommand(), s.enqueueCommand(), s.tasksCommand(), s.queueCommand(), s.dlqCommand(),
+		s.healthCommand(), s.doctorCommand(), s.benchCommand(), s.configCommand(), s.versionCommand(), s.completionCommand(),
 	)
 	if s.app.Demo {
 		root.AddCommand(s.demoCommand(), s.demoWorkerCommand())
