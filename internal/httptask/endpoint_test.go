@@ -67,7 +67,7 @@ func TestLocalhost(t *testing.T) {
 }
 
 func TestParseMethod(t *testing.T) {
-	for text, want := range map[string]string{"POST": "POST", "put": "PUT", "Patch": "PATCH", "GET": "", "DELETE": "", "": "", "POST ": "", "CONNECT": ""} {
+	for text, want := range map[string]string{"POST": "POST", "put": "PUT", "Patch": "PATCH", "GET": "", "DELETE": "", "": "", "POST\t": "", "CONNECT": ""} {
 		got, err := httptask.ParseMethod(text)
 		if got != want || (err == nil) != (want != "") {
 			t.Errorf("ParseMethod(%q) = %q, %v", text, got, err)

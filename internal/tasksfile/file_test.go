@@ -209,6 +209,7 @@ func TestLoad(t *testing.T) {
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(everything))
 	f.Add([]byte("tasks: {a: {exec: [x, \"{{.y}}\"], env: {A: 1}}}"))
+	f.Add([]byte("tasks: {a: {http: {url: \"http://h/\", headers: {A: b}, signing: {secret: [S]}, allow_private: [10.0.0.0/8]}}}"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		file, err := tasksfile.Parse("f.yaml", data)
 		if err != nil {
