@@ -195,7 +195,7 @@ func TestExcerpt(t *testing.T) {
 		<-release
 	})
 	defer close(release)
-	_, err = run(t, s.URL, func(e *httptask.Endpoint) { e.Timeout = 100 * time.Millisecond })
+	_, err = run(t, s.URL, func(e *httptask.Endpoint) { e.Timeout = time.Second })
 	if !errors.As(err, &failure) || failure.Body != "begun" || kind(err) != "permanent" {
 		t.Errorf("a body without an end: %v", err)
 	}
