@@ -95,6 +95,7 @@ func TestLightRooms(t *testing.T) {
 		{"store", []string{"task", "broker"}, []string{uuid}},
 		{"encode/gzip", []string{"task", "encode"}, []string{uuid}},
 		{"internal/coalesce", nil, nil},
+		{"internal/fingerprint", nil, nil},
 		{"internal/runner", append([]string{"measure"}, contracts...), []string{uuid}},
 		{"internal/pair", append([]string{"measure"}, contracts...), []string{uuid}},
 		{"backend/memory", contracts, []string{uuid}},
@@ -102,7 +103,7 @@ func TestLightRooms(t *testing.T) {
 			uuid, "github.com/ncruces/go-sqlite3", "github.com/ncruces/go-sqlite3-wasm/v6",
 			"github.com/ncruces/julianday", "github.com/gofrs/flock", "golang.org/x/sys",
 		}},
-		{".", append([]string{"measure", "encode", "internal/coalesce", "internal/pair", "internal/runner"}, contracts...), []string{uuid}},
+		{".", append([]string{"measure", "encode", "internal/coalesce", "internal/fingerprint", "internal/pair", "internal/runner"}, contracts...), []string{uuid}},
 		{"observe/admin", nil, nil},
 	}
 	for _, tt := range tests {
