@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/connect"
 )
 
@@ -68,12 +69,15 @@ func Run(ctx context.Context, o Options) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, backend.Close()) }()
+	if !broker.CapabilitiesOf(backend.Broker()).Has(broker.PowerShared) {
+		return fmt.Errorf("worker processes cannot share the store %q: choose one such as sqlite:demo.db", connect.Mask(o.Broker))
+	}
 	client, err := stem.NewClient(backend, stem.ClientOptions{})
 	if err != nil {
 		return err
 	}
 	d := &demo{Options: o, client: client, queue: "demo-" + randomWord(), files: files}
-	fmt.Fprintf(o.Err, "%d files; one task each on %s; %d worker processes\n", len(files), o.Broker, o.Workers)
+	fmt.Fprintf(o.Err, "%d files; one task each on %s; %d worker processes\n", len(files), connect.Mask(o.Broker), o.Workers)
 	if err := d.work(ctx); err != nil {
 		return err
 	}
@@ -146,7 +150,7 @@ func (d *demo) work(ctx context.Context) error {
 			return err
 		}
 		bar.set(done)
-		if d.killed == 0 && done > len(d.files)/4 {
+		if d.killed == 0 && done > len(d.files)/4 && done < len(d.files) {
 			if d.killed, err = fleet.kill(); err != nil {
 				return err
 			}
