@@ -174,6 +174,7 @@ func all(ctx context.Context, args []string) error {
 		return err
 	}
 	defer file.Close()
+	failed := 0
 	for rep := 1; rep <= *reps; rep++ {
 		for _, line := range matrix() {
 			if !match.MatchString(line) {
@@ -185,10 +186,15 @@ func all(ctx context.Context, args []string) error {
 					return ctx.Err()
 				}
 				fmt.Fprintf(os.Stderr, "failed: %s: %v\n", line, err)
+				failed++
 			}
 		}
 	}
-	return errors.Join(file.Close(), printTable([]string{*out}))
+	err = errors.Join(file.Close(), printTable([]string{*out}))
+	if failed > 0 {
+		err = errors.Join(err, fmt.Errorf("%d measurements failed: see above", failed))
+	}
+	return err
 }
 
 // measure runs one line of the matrix on a store of its own.

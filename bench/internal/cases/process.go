@@ -18,9 +18,9 @@ func (r *run) process(ctx context.Context) (*Result, error) {
 	return r.drain(ctx, r.N, true)
 }
 
-// scale is that rate, of N tasks, where many more wait.
+// scale is that rate, of N tasks, while a backlog waits behind them.
 func (r *run) scale(ctx context.Context) (*Result, error) {
-	if err := r.fill(ctx, max(r.Backlog, r.N)); err != nil {
+	if err := r.fill(ctx, r.N+r.Backlog); err != nil {
 		return nil, err
 	}
 	return r.drain(ctx, r.N, false)
