@@ -212,12 +212,12 @@ func kindOf(d *broker.DeadLetter) (kind, message string) {
 // DeadLettersLike returns the ids of the dead letters that f selects and whose
 // error has that fingerprint, oldest first. It looks at the newest, at most scan
 // of them (0: 100,000), and more says that there are older ones.
-func (c *Client) DeadLettersLike(ctx context.Context, f broker.DeadFilter, print string, scan int) (ids []string, more bool, err error) {
-	if !fingerprint.Valid(print) {
-		return nil, false, fmt.Errorf("%w fingerprint %.40q: want twelve hex digits", task.ErrInvalid, print)
+func (c *Client) DeadLettersLike(ctx context.Context, f broker.DeadFilter, mark string, scan int) (ids []string, more bool, err error) {
+	if !fingerprint.Valid(mark) {
+		return nil, false, fmt.Errorf("%w fingerprint %.40q: want twelve hex digits", task.ErrInvalid, mark)
 	}
 	_, more, err = c.scanDead(ctx, f, scan, func(d *broker.DeadLetter) {
-		if id, _ := fingerprint.Of(kindOf(d)); id == print {
+		if id, _ := fingerprint.Of(kindOf(d)); id == mark {
 			ids = append(ids, d.Envelope.ID)
 		}
 	})

@@ -9,7 +9,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"sync"
 	"unicode"
 	"unicode/utf8"
 )
@@ -38,20 +37,27 @@ func Valid(id string) bool {
 	return len(id) == idLength && strings.Trim(id, "0123456789abcdef") == ""
 }
 
-// details are what is replaced, in this order. None of the replacements is
-// changed by another.
-var details = sync.OnceValue(func() []detail {
-	pattern := regexp.MustCompile
-	return []detail{
-		{pattern(`[a-zA-Z][a-zA-Z0-9+.\-]*://[^\s"'<>]*[^\s"'<>:,;.)\]]`), "<url>"},
-		{pattern("\"(?:[^\"\\\\]|\\\\.)*\"|`[^`]*`|(^|[\\s(\\[{=:,])'[^']*'"), "${1}<text>"},
-		{pattern(`(?i)\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`), "<uuid>"},
-		{pattern(`(^|[\s(\[=:,])(?:[a-zA-Z]:\\|\.{0,2}/|~/)[^\s:,;)\]"'<>]+`), "${1}<path>"},
-		{pattern(`(?i)\b0x[0-9a-f]+\b`), "<hex>"},
-		{pattern(`(?i)\b(?:` + mixed() + `)\b`), "<hex>"},
-		{pattern(`[0-9]+(?:[.,:\-][0-9]+)*`), "<n>"},
-	}
-})
+// What is replaced.
+var (
+	urlPattern   = regexp.MustCompile(`[a-zA-Z][a-zA-Z0-9+.\-]*://[^\s"'<>]*[^\s"'<>:,;.)\]]`)
+	textPattern  = regexp.MustCompile("\"(?:[^\"\\\\]|\\\\.)*\"|`[^`]*`|(^|[\\s(\\[{=:,])'[^']*'")
+	uuidPattern  = regexp.MustCompile(`(?i)\b[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\b`)
+	pathPattern  = regexp.MustCompile(`(^|[\s(\[=:,])(?:[a-zA-Z]:\\|\.{0,2}/|~/)[^\s:,;)\]"'<>]+`)
+	hexPattern   = regexp.MustCompile(`(?i)\b0x[0-9a-f]+\b`)
+	mixedPattern = regexp.MustCompile(`(?i)\b(?:` + mixed() + `)\b`)
+	digitPattern = regexp.MustCompile(`[0-9]+(?:[.,:\-][0-9]+)*`)
+)
+
+// replace names details by their kinds, in this order.
+func replace(text string) string {
+	text = urlPattern.ReplaceAllString(text, "<url>")
+	text = textPattern.ReplaceAllString(text, "${1}<text>")
+	text = uuidPattern.ReplaceAllString(text, "<uuid>")
+	text = pathPattern.ReplaceAllString(text, "${1}<path>")
+	text = hexPattern.ReplaceAllString(text, "<hex>")
+	text = mixedPattern.ReplaceAllString(text, "<hex>")
+	return digitPattern.ReplaceAllString(text, "<n>")
+}
 
 // mixed is a pattern for eight and more hex digits of which one at least is a
 // digit and one a letter, so that no word is taken for a number.
@@ -64,11 +70,6 @@ func mixed() string {
 	return strings.Join(ways, "|") + "|[0-9]{8,}[a-f][0-9a-f]*|[a-f]{8,}[0-9][0-9a-f]*"
 }
 
-type detail struct {
-	pattern *regexp.Regexp
-	instead string
-}
-
 // Normalise returns a message without its details: numbers, hexadecimal words,
 // UUIDs, quoted texts, paths and addresses are named by their kinds, and runs of
 // white space are one blank. It is cut to 300 bytes of valid UTF-8. To
@@ -78,10 +79,7 @@ func Normalise(message string) string {
 	text = strings.Join(strings.FieldsFunc(text, func(r rune) bool { return unicode.IsSpace(r) || unicode.IsControl(r) }), " ")
 	for range maxRounds {
 		before := text
-		for _, d := range details() {
-			text = d.pattern.ReplaceAllString(text, d.instead)
-		}
-		if text = strings.TrimSpace(cut(text, maxText)); text == before {
+		if text = strings.TrimSpace(cut(replace(text), maxText)); text == before {
 			break
 		}
 	}
