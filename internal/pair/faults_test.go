@@ -175,6 +175,11 @@ func (b *faultyBroker) Holds(ctx context.Context, ids ...string) ([]bool, error)
 	return call(b.f, "broker.Holds", func() ([]bool, error) { return o.Holds(ctx, ids...) })
 }
 
+func (b *faultyBroker) ImportDeadLetters(ctx context.Context, batch []broker.DeadLetter) ([]error, error) {
+	i, _ := broker.As[broker.DeadImporter](b.inner)
+	return call(b.f, "broker.Import", func() ([]error, error) { return i.ImportDeadLetters(ctx, batch) })
+}
+
 func (b *faultyBroker) DeadLetters() broker.DeadLetters {
 	return &faultyDeadLetters{b.inner.DeadLetters(), b.f}
 }

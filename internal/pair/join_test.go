@@ -353,6 +353,9 @@ func TestPowers(t *testing.T) {
 	if _, ok := broker.As[broker.Revoker](j); ok {
 		t.Error("the join of a broker that cannot revoke can")
 	}
+	if _, ok := broker.As[broker.DeadImporter](j); ok {
+		t.Error("the join of a broker that takes no dead letters back does")
+	}
 	if _, err := j.Reconcile(t.Context(), lease); !errors.Is(err, broker.ErrUnsupported) {
 		t.Errorf("reconciling without an owner: %v, want ErrUnsupported", err)
 	}
