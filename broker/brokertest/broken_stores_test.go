@@ -100,10 +100,36 @@ func (l *lagging) Get(ctx context.Context, ids ...string) ([]store.Found, error)
 	return found, err
 }
 
-// lagged claims that lagging's statuses are its own.
-type lagged struct{ *bent }
+// silent tells of no change.
+type silent struct{ store.Results }
 
-func (lagged) AtomicWith(r any) bool { _, ok := r.(*lagging); return ok }
+func (silent) Subscribe(string) (<-chan struct{}, func()) { return nil, func() {} }
+
+// owning claims that the statuses of a lagging or silent store are its own.
+type owning struct{ *bent }
+
+func (owning) AtomicWith(r any) bool {
+	switch r.(type) {
+	case *lagging, silent:
+		return true
+	}
+	return false
+}
+
+// openOwning opens a correct broker with a store that is bent.
+func openOwning(bent func(store.Results) store.Results) func(bend) func(t testing.TB) Backend {
+	return func(d bend) func(t testing.TB) Backend {
+		return func(t testing.TB) Backend {
+			b := openBent(d)(t)
+			return Backend{Broker: asOwning(b.Broker), Results: bent(b.Results)}
+		}
+	}
+}
+
+func asOwning(b broker.Broker) broker.Broker {
+	inner, _ := b.(*bent)
+	return owning{inner}
+}
 
 // brokenStores are broken in how they use their store.
 func brokenStores() []broken {
@@ -140,13 +166,10 @@ func brokenStores() []broken {
 				return err
 			},
 		}},
-		{name: "writes its statuses a moment later", rule: "P2", also: "*", open: func(d bend) func(t testing.TB) Backend {
-			return func(t testing.TB) Backend {
-				b := d.apply(openMemory(t))
-				inner, _ := b.Broker.(*bent)
-				return Backend{Broker: lagged{inner}, Results: &lagging{Results: b.Results, last: make(map[string]store.Found)}}
-			}
-		}},
+		{name: "writes its statuses a moment later", rule: "P2", also: "*", open: openOwning(func(r store.Results) store.Results {
+			return &lagging{Results: r, last: make(map[string]store.Found)}
+		})},
+		{name: "tells nobody of its moves", rule: "P2", open: openOwning(func(r store.Results) store.Results { return silent{r} })},
 		{name: "declares powers that it hides", rule: "P0", also: "B22", open: func(bend) func(t testing.TB) Backend {
 			return func(t testing.TB) Backend {
 				b := openMemory(t)

@@ -21,6 +21,8 @@ const (
 	early = 2 * time.Millisecond
 	// second is the bound that several rules name.
 	second = time.Second
+	// many is how many queues, or claims, a broker has to bear in a test.
+	many = 1200
 	// idle is how long a Wait lasts that nothing ends.
 	idle = 20 * time.Second
 	// poll is the pause between two looks.

@@ -57,7 +57,7 @@ const modelSteps = 250
 func testModel(e *env) {
 	seed := e.o.Seed
 	if seed == 0 {
-		seed = uint64(time.Now().UnixNano())
+		seed = rand.Uint64()
 	}
 	e.Logf("random operations: repeat with Options.Seed = %d", seed)
 	m := &model{env: e, r: rand.New(rand.NewPCG(seed, 1)), tasks: make(map[string]*modelTask)}

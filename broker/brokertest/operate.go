@@ -55,6 +55,36 @@ func testB25(e *env) {
 	e.settle(ds[2], task.Queued)
 	e.settle(c.one(), task.Cancelled)
 	e.counts("m", 2, delayed, 0, 1)
+	if !e.o.light {
+		manyQueues(e)
+	}
+}
+
+// manyQueues: none is lost however many there are.
+func manyQueues(e *env) {
+	for at := 0; at < many; at += 400 {
+		var batch []*task.Envelope
+		for i := range 400 {
+			id := fmt.Sprintf("many-%04d", at+i)
+			batch = append(batch, envelope(id, onQueue(id)))
+		}
+		e.publish(batch...)
+	}
+	infos, err := e.Broker.Queues(e.ctx)
+	if err != nil || len(infos) < many {
+		e.Errorf("Queues: %d are described, of %d, error %v", len(infos), many, err)
+	}
+	seen := make(map[string]bool)
+	c := e.open("many-*")
+	for len(seen) < many {
+		ds := c.all(min(300, many-len(seen)))
+		for _, d := range ds {
+			seen[d.Envelope.ID] = true
+		}
+		if e.Failed() {
+			return
+		}
+	}
 }
 
 // testB26: a purge takes what waits, a page at a time, and nothing else.

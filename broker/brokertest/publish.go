@@ -205,6 +205,9 @@ func testB4(e *env) {
 		e.Errorf("a claim that a stranger tried to release: got %+v, want Duplicate of f", o)
 	}
 	purgedClaims(e)
+	if !e.o.light {
+		manyClaims(e)
+	}
 }
 
 // expireClaim repeats p until its claim, which holder took at began or later,
@@ -226,6 +229,26 @@ func (e *env) expireClaim(p broker.Publication, holder string, began time.Time) 
 			e.Fatalf("a claim of %s is held still after %s", p.Claims[0].For, passed)
 		}
 		time.Sleep(poll)
+	}
+}
+
+// manyClaims: a claim is kept however many there are.
+func manyClaims(e *env) {
+	p := func(i int) broker.Publication {
+		id := fmt.Sprintf("many-%04d", i)
+		return broker.Publication{Envelope: envelope(id, onQueue("many")), Claims: []broker.Claim{{Key: id, For: long}}}
+	}
+	for at := 0; at < many; at += 400 {
+		var batch []broker.Publication
+		for i := range 400 {
+			batch = append(batch, p(at+i))
+		}
+		e.offer(batch...)
+	}
+	again := p(0)
+	again.Envelope = envelope("rival", onQueue("many"))
+	if o := e.offer(again)[0]; o.State != broker.Duplicate || o.ExistingID != "many-0000" {
+		e.Errorf("the first of %d claims: got %+v, want Duplicate of its holder", many, o)
 	}
 }
 

@@ -73,6 +73,8 @@ type Options struct {
 	// Seed repeats the random test as it was; its log has the seed. 0: a new
 	// one.
 	Seed uint64
+
+	light bool // without bulk: the suite's own tests run it a hundred times
 }
 
 // Run runs the suite. Each rule is a subtest of its name.

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
-	"time"
 
 	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/task"
@@ -35,7 +34,7 @@ const modelSteps = 300
 func testModel(e *env) {
 	seed := e.o.Seed
 	if seed == 0 {
-		seed = uint64(time.Now().UnixNano())
+		seed = rand.Uint64()
 	}
 	e.Logf("random operations: repeat with Options.Seed = %d", seed)
 	m := &model{env: e, r: rand.New(rand.NewPCG(seed, 2)), records: make(map[string]*modelRecord)}
