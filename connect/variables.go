@@ -55,13 +55,13 @@ func (v *Variable) show(value string) string {
 
 // Variables lists every STEM_* variable, in the order of the documentation.
 func Variables() []Variable {
-	return slices.Concat(storeVariables(), workVariables(), laterVariables())
+	return slices.Concat(storeVariables(), workVariables(), serviceVariables(), laterVariables())
 }
 
 func storeVariables() []Variable {
 	return []Variable{
 		{
-			Name: "STEM_BROKER_URL", Flag: "broker", Default: "none: required", kind: asURL,
+			Name: "STEM_BROKER_URL", Flag: "broker", Default: "sqlite:stem.db for stem dev, else none: required", kind: asURL,
 			Meaning: "where envelopes live", Form: "a URL such as sqlite:stem.db",
 			set: func(c *Config, v string) bool { c.Broker = v; return true },
 		}, {
@@ -122,9 +122,20 @@ func workVariables() []Variable {
 			Name: "STEM_TASKS_CONFIG", Flag: "tasks", Default: "none",
 			Meaning: "path of the tasks file", Form: "the path of a file",
 			set: func(c *Config, v string) bool { c.TasksFile = v; return true },
+		},
+	}
+}
+
+func serviceVariables() []Variable {
+	return []Variable{
+		{
+			Name: "STEM_API_TOKENS", Default: "none: the API listens on loopback only", kind: secret,
+			Meaning: "bearer tokens of the HTTP API, each with what it may be used for: read, enqueue, work (lease and settle) or operate (everything)",
+			Form:    "NAME:ROLE[+ROLE]:TOKEN, with commas in between, or @FILE with one a line; for TOKEN also sha256: and its hash",
+			set:     func(c *Config, v string) bool { c.APITokens = v; return true },
 		}, {
 			Name: "STEM_METRIC_EXPORTERS", Default: "prometheus, where a listen address is set",
-			Meaning: "where a worker's measurements go", Form: "prometheus or none (console and otlp come in a later version)",
+			Meaning: "where measurements go", Form: "prometheus or none (console and otlp come in a later version)",
 			set: func(c *Config, v string) bool {
 				c.NoMetrics = v == "none"
 				return v == "none" || v == "prometheus"
@@ -177,7 +188,6 @@ func laterVariables() []Variable {
 			"STEM_ENCRYPTION_KEYS", "STEM_ENCRYPTION_ACTIVE_KEY"),
 		row("stores over a network", "none", "TLS for every connection",
 			"STEM_TLS_CA_CERT", "STEM_TLS_CLIENT_CERT", "STEM_TLS_CLIENT_KEY", "STEM_TLS_ALLOW_INSECURE"),
-		row("the HTTP API", "none", "bearer tokens of the HTTP API", "STEM_API_TOKENS"),
 		row("tracing", "none", "traces", "STEM_OTLP_ENDPOINT", "STEM_TRACE_EXPORTER"),
 		row("hooks", "true, none", "hooks, on or off by name", "STEM_SIGNALS_ENABLED", "STEM_SIGNALS_DISABLED"),
 		row("migration by hand", "true", "whether a program migrates the schema at start", "STEM_AUTO_MIGRATE"),
@@ -205,6 +215,7 @@ type Config struct {
 	HeartbeatInterval time.Duration
 
 	TasksFile string // "": none
+	APITokens string // for httpapi.ParseTokens; "": none
 	NoMetrics bool
 
 	LogLevel    slog.Level

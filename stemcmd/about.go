@@ -33,6 +33,9 @@ told, and the exit code is 2.`,
 		if _, listErr := list(s, settingView(), one(s.conf.Settings)); listErr != nil {
 			return listErr
 		}
+		if err == nil {
+			_, err = s.apiTokens()
+		}
 		return err
 	}
 	return c

@@ -20,8 +20,8 @@ type App struct {
 	// Tasks are the program's own, with their handlers.
 	Tasks []stem.Registration
 	// Setup, if there is one, returns more of them: for handlers that need the
-	// client, or what takes long to make. It is called by worker run alone, once,
-	// before the worker starts.
+	// client, or what takes long to make. It is called once, before the worker
+	// starts, by worker run and dev alone.
 	Setup func(ctx context.Context, c *stem.Client) ([]stem.Registration, error)
 
 	// Client and Worker are the program's own options: encoders, middleware,

@@ -27,6 +27,8 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
 		"stem": func() { os.Exit(stemcmd.Main(stemcmd.App{Name: "stem", Demo: true})) },
 		"shop": func() { os.Exit(stemcmd.Main(shop())) },
+
+		"doomed": func() { os.Exit(stemcmd.Main(doomed())) },
 	})
 }
 

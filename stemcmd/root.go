@@ -32,7 +32,7 @@ func (s *session) rootCommand() *cobra.Command {
 	root.SetHelpCommand(helpCommand())
 	s.addGlobalFlags(root.PersistentFlags())
 	root.AddCommand(
-		s.workerCommand(), s.enqueueCommand(), s.tasksCommand(), s.queueCommand(), s.dlqCommand(),
+		s.devCommand(), s.serveCommand(), s.workerCommand(), s.enqueueCommand(), s.tasksCommand(), s.queueCommand(), s.dlqCommand(),
 		s.healthCommand(), s.doctorCommand(), s.benchCommand(), s.configCommand(), s.versionCommand(), s.completionCommand(),
 	)
 	if s.app.Demo {

@@ -4,20 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/stemjobs/stem"
-	"github.com/stemjobs/stem/measure"
-	"github.com/stemjobs/stem/observe/admin"
-	"github.com/stemjobs/stem/observe/prom"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -30,8 +25,7 @@ func (s *session) workerCommand() *cobra.Command {
 // workerFlags are the flags of worker run that are no variables.
 type workerFlags struct {
 	queues string
-	http   string
-	pprof  bool
+	side   sideFlags
 	grace  duration
 	id     string
 }
@@ -58,24 +52,20 @@ standard error: JSON, or text on a terminal.`,
 		Args:        noArguments,
 		Annotations: map[string]string{annotationService: "yes"},
 	}
-	flags := c.Flags()
+	f.add(c.Flags())
+	c.RunE = s.service(func(ctx context.Context, stop *stopper) error { return s.workerRun(ctx, stop, f) })
+	return c
+}
+
+// add adds the flags of a command that runs a worker.
+func (f *workerFlags) add(flags *pflag.FlagSet) {
 	addTasksFlag(flags)
 	flags.StringVar(&f.queues, "queues", "", "`QUEUES` a,b in strict order, or a=6,b=3 by weight; patterns with * follow queues as they appear; default: those of the tasks")
 	flags.String("concurrency", "", "`N` handlers at once; default: CPUs × 4 (STEM_CONCURRENCY)")
 	flags.String("prefetch", "", "`N`: hold concurrency × N tasks, or auto (STEM_PREFETCH_MULTIPLIER)")
-	flags.StringVar(&f.http, "http", "", "`ADDR`, such as 127.0.0.1:9090, for /metrics, /healthz and /readyz")
-	flags.BoolVar(&f.pprof, "pprof", false, "also serve /debug/pprof/ there")
+	f.side.add(flags)
 	flags.Var(&f.grace, "grace", "how long a warm stop may take in all; default: 25s")
 	flags.StringVar(&f.id, "id", "", "`ID` of the worker; default: host-pid-xxxx")
-	c.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := s.load(cmd); err != nil {
-			return err
-		}
-		s.cmd = cmd
-		s.warn()
-		return s.workerRun(cmd.Context(), f)
-	}
-	return c
 }
 
 // parseQueues reads a,b or a=6,b=3.
@@ -172,7 +162,7 @@ func choose[T comparable](to *T, value T, set bool) {
 // ready. An idle one hears of it once a second.
 const readyWithin = 10 * time.Second
 
-func (s *session) workerRun(ctx context.Context, f *workerFlags) error {
+func (s *session) workerRun(ctx context.Context, stop *stopper, f *workerFlags) error {
 	known, err := s.knownTasks()
 	if err != nil {
 		return err
@@ -189,31 +179,11 @@ func (s *session) workerRun(ctx context.Context, f *workerFlags) error {
 	if err != nil {
 		return err
 	}
-	if limit := time.Duration(s.flags.timeout); limit > 0 {
-		var end context.CancelFunc
-		ctx, end = context.WithTimeoutCause(ctx, limit, fmt.Errorf("%w after %s", errTimeout, limit))
-		defer end()
+	side, err := s.openSide(ctx, &f.side)
+	if err != nil {
+		return err
 	}
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	stop := &stopper{log: s.log, cancel: cancel}
-	stopped := make(chan struct{})
-	defer close(stopped)
-	go stop.listen(s.p.Signals, stopped)
-
-	server, meter := s.adminServer(f)
-	if server != nil {
-		addr, err := server.Listen(ctx)
-		if err != nil {
-			return err
-		}
-		s.log.Info("serving /metrics, /healthz and /readyz", "addr", addr.String())
-	}
-	client, err := s.clientOn(ctx, false, func(c *stem.ClientOptions) {
-		if c.Meter == nil {
-			c.Meter = meter
-		}
-	})
+	client, err := s.clientOn(ctx, false, side.measure)
 	if err != nil {
 		return because(ctx, err)
 	}
@@ -222,27 +192,14 @@ func (s *session) workerRun(ctx context.Context, f *workerFlags) error {
 		return because(ctx, err)
 	}
 	stop.worker.Store(w)
-	if server != nil {
-		server.Ready = func() error { return w.Ready(readyWithin) }
-	}
-	return s.serve(ctx, w, server)
+	return side.beside(ctx, func() error { return w.Ready(readyWithin) }, func() error {
+		s.log.Info("tasks of this worker", "names", w.Names())
+		return errors.Join(w.Run(ctx), abandoned(w))
+	})
 }
 
-// adminServer makes the server of --http, and the meter that it shows.
-func (s *session) adminServer(f *workerFlags) (*admin.Server, measure.Meter) {
-	if f.http == "" {
-		return nil, nil
-	}
-	server := &admin.Server{Addr: f.http, Pprof: f.pprof, Logger: s.log}
-	if s.conf.Config.NoMetrics {
-		return server, nil
-	}
-	exporter := prom.New(prom.Options{Version: s.describeBuild().Version, Logger: s.log})
-	server.Metrics = exporter.Handler()
-	return server, exporter
-}
-
-// register gives the worker its handlers.
+// register gives the worker its handlers, and adds those of Setup to the known
+// tasks.
 func (s *session) register(ctx context.Context, w *stem.Worker, client *stem.Client, known *knownTasks) error {
 	if err := w.Handle(known.tasks...); err != nil {
 		return usage("%w", err)
@@ -257,60 +214,16 @@ func (s *session) register(ctx context.Context, w *stem.Worker, client *stem.Cli
 	if err := w.Handle(more...); err != nil {
 		return usage("%w", err)
 	}
+	known.tasks = append(known.tasks, more...)
 	return nil
 }
 
-// serve runs the worker, and the server beside it for as long.
-func (s *session) serve(ctx context.Context, w *stem.Worker, server *admin.Server) error {
-	served := make(chan error, 1)
-	serving, end := context.WithCancel(context.WithoutCancel(ctx))
-	defer end()
-	if server == nil {
-		served <- nil
-	} else {
-		go func() { served <- server.Run(serving) }()
-	}
-	s.log.Info("tasks of this worker", "names", w.Names())
-	err := w.Run(ctx)
-	end()
-	err = errors.Join(err, <-served)
-	if err != nil {
-		return err
-	}
+// abandoned is the error of a worker that could not finish all it held.
+func abandoned(w *stem.Worker) error {
 	r := w.Report()
-	if r.Abandoned > 0 {
-		return fail(ExitPartly, "abandoned %s: leases bring them back (finished %d, released %d)",
-			several(r.Abandoned, "task"), r.Finished, r.Released)
+	if r.Abandoned == 0 {
+		return nil
 	}
-	return nil
-}
-
-// stopper turns signals into a worker's stop, each more urgent than the last.
-type stopper struct {
-	log    *slog.Logger
-	cancel context.CancelCauseFunc // ends the start, and stops a running worker warm
-	worker atomic.Pointer[stem.Worker]
-}
-
-func (x *stopper) listen(signals <-chan os.Signal, done <-chan struct{}) {
-	interrupted := false
-	for {
-		select {
-		case <-done:
-			return
-		case sig := <-signals:
-			mode, name := stem.Warm, "warm"
-			switch {
-			case isHard(sig), isInterrupt(sig) && interrupted:
-				mode, name = stem.Hard, "hard"
-			case isInterrupt(sig):
-				mode, name, interrupted = stem.Soft, "soft", true
-			}
-			x.log.Info("asked to stop", "signal", sig.String(), "mode", name)
-			x.cancel(errInterrupted)
-			if w := x.worker.Load(); w != nil {
-				w.Shutdown(mode)
-			}
-		}
-	}
+	return fail(ExitPartly, "abandoned %s: leases bring them back (finished %d, released %d)",
+		several(r.Abandoned, "task"), r.Finished, r.Released)
 }
