@@ -244,5 +244,7 @@ func (c *Client) scanDead(ctx context.Context, f broker.DeadFilter, scan int, lo
 			return looked, false, nil
 		}
 	}
-	return looked, true, nil
+	// A page that is full may be the last one.
+	rest, _, err := c.DeadLetters(ctx, f, broker.Page{Limit: 1, Cursor: cursor})
+	return looked, err != nil || len(rest) > 0, err
 }

@@ -166,6 +166,9 @@ func TestGroupDeadLetters(t *testing.T) {
 		if err != nil || more || !slices.Equal(ids, []string{"d0", "d2", "d3"}) {
 			r.Errorf("its dead letters: %v, more %v, %v", ids, more, err)
 		}
+		if g, err = r.client.GroupDeadLetters(ctx, broker.DeadFilter{}, 4); err != nil || g.Looked != 4 || g.Truncated {
+			r.Errorf("a scan of all four: %+v, %v", g, err)
+		}
 		if g, err = r.client.GroupDeadLetters(ctx, broker.DeadFilter{}, 2); err != nil || g.Looked != 2 || !g.Truncated {
 			r.Errorf("a scan of two: %+v, %v", g, err)
 		}
