@@ -143,7 +143,7 @@ func (s *session) introduce(a *api, known *knownTasks, demo bool) error {
 	if a.side.addr != nil {
 		x.Admin = "http://" + reachable(a.side.addr)
 	}
-	x.Try = s.tries(url, &x, demo)
+	x.Try = s.tries(url, known, demo, x.Tokens > 0)
 	if done, err := s.object(x); done || s.flags.output == asName {
 		if !done {
 			_, err = fmt.Fprintln(s.stdout, url)
@@ -180,32 +180,34 @@ func (s *session) introduce(a *api, known *knownTasks, demo bool) error {
 
 // tries are command lines that enqueue a task, wait for it, and list tasks.
 // They work as they are; the id is a new one at each start.
-func (s *session) tries(url string, x *introduction, demo bool) []string {
+func (s *session) tries(url string, known *knownTasks, demo, tokens bool) []string {
 	curl := "curl -s "
-	if x.Tokens > 0 {
+	if tokens {
 		curl += `-H "Authorization: Bearer $TOKEN" `
 	}
 	whole := task.NewID()
 	id := "try-" + whole[len(whole)-6:]
 	enqueue := func(name, args string) string {
-		return curl + url + "/v1/tasks -H 'Content-Type: application/json' -d '{\"id\":\"" + id + "\",\"name\":\"" + name + "\"" + args + "}'"
+		return fmt.Sprintf(`%s%s/v1/tasks -H 'Content-Type: application/json' -d '{"id":"%s","name":"%s","args":%s}'`, curl, url, id, name, args)
 	}
 	var lines []string
 	switch {
 	case demo:
 		t := demoTasks()[1]
-		lines = append(lines, enqueue(t.Name(), `,"args":`+t.args))
-	case len(x.Tasks) > 0:
-		lines = append(lines, enqueue(x.Tasks[0], ""))
+		lines = append(lines, enqueue(t.Name(), t.args))
+	case len(known.tasks) > 0:
+		lines = append(lines, enqueue(known.tasks[0].Name(), "null"))
 	}
 	if len(lines) > 0 {
 		lines = append(lines, curl+url+"/v1/tasks/"+id+"/wait")
 	}
-	where := ""
-	if !s.set("STEM_BROKER_URL") {
-		where = " --broker " + devStore
+	switch {
+	case !s.set("STEM_BROKER_URL"):
+		lines = append(lines, s.app.Name+" tasks ls --broker "+devStore)
+	case !s.inProcess():
+		lines = append(lines, s.app.Name+" tasks ls")
 	}
-	return append(lines, s.app.Name+" tasks ls"+where)
+	return lines
 }
 
 // reachable is an address that a client on this machine can use.

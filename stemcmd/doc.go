@@ -8,8 +8,8 @@
 //		}))
 //	}
 //
-// Such a program has every command: shop worker run, shop enqueue, shop dlq
-// list, and so on. docs/cli.md lists them all.
+// Such a program has every command: shop dev, shop worker run, shop enqueue,
+// shop dlq list, and so on. docs/cli.md lists them all.
 //
 // Data goes to standard output, everything else to standard error. The exit
 // codes are constants of this package.

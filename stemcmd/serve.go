@@ -75,11 +75,14 @@ func (s *session) serveRun(ctx context.Context, stop *stopper, f *apiFlags) erro
 	if err := a.declare(known); err != nil {
 		return err
 	}
-	if strings.HasPrefix(s.conf.Config.Broker, "memory:") {
+	if s.inProcess() {
 		s.log.Warn("this store lives in this process, and ends with it: only what leases over the API executes its tasks")
 	}
 	return a.side.beside(ctx, a.ready, func() error { return a.serve(ctx, stop) })
 }
+
+// inProcess reports whether no other process can see the tasks.
+func (s *session) inProcess() bool { return strings.HasPrefix(s.conf.Config.Broker, "memory:") }
 
 // api is the HTTP API of a command, from its listener to its store.
 type api struct {
