@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/backend/memory"
+	"github.com/stemjobs/stem/backend/sqlite"
 	"github.com/stemjobs/stem/httpapi"
 )
 
@@ -38,8 +40,38 @@ func (r *rig) status(id string) (s stem.Status) {
 	return s
 }
 
+// stores runs a test on a store in memory, on SQLite, and on a pair of stores.
+func stores(t *testing.T, run func(t *testing.T, b stem.Backend)) {
+	open := func(t *testing.T) stem.Backend {
+		db, err := sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(t.TempDir(), "stem.db")})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return db
+	}
+	for name, make := range map[string]func(t *testing.T) stem.Backend{
+		"memory": func(*testing.T) stem.Backend { return memory.New() },
+		"sqlite": open,
+		"pair":   func(t *testing.T) stem.Backend { return stem.Pair(open(t), memory.New()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := make(t)
+			t.Cleanup(func() {
+				if err := b.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			run(t, b)
+		})
+	}
+}
+
 func TestPull(t *testing.T) {
-	r := newRig(t, httpapi.Options{})
+	stores(t, func(t *testing.T, b stem.Backend) { testPull(t, newRigOn(t, b, httpapi.Options{})) })
+}
+
+func testPull(t *testing.T, r *rig) {
 	if got := r.lease(`{"queues":["default"]}`); len(got) != 0 {
 		t.Fatalf("of nothing: %+v", got)
 	}
@@ -158,9 +190,12 @@ func TestPullOutcomes(t *testing.T) {
 
 // TestPullAtAnyServer settles with a server that never saw the lease.
 func TestPullAtAnyServer(t *testing.T) {
-	db := memory.New()
-	defer db.Close()
-	a, b := newRigOn(t, db, httpapi.Options{}), newRigOn(t, db, httpapi.Options{})
+	stores(t, func(t *testing.T, db stem.Backend) {
+		testAnyServer(t, newRigOn(t, db, httpapi.Options{}), newRigOn(t, db, httpapi.Options{}))
+	})
+}
+
+func testAnyServer(t *testing.T, a, b *rig) {
 	a.enqueue(`{"name":"x","id":"1","maxRetries":1,"retention":"forever","onSuccess":[{"name":"next","id":"n"}]}`)
 	l := a.lease(`{"queues":["default"],"worker":"w1"}`)[0]
 	var x httpapi.ExtendAnswer
@@ -288,7 +323,12 @@ func TestPullClientGone(t *testing.T) {
 }
 
 func TestPullLeaseEnds(t *testing.T) {
-	r := newRig(t, httpapi.Options{MaxDeliveries: 2})
+	stores(t, func(t *testing.T, b stem.Backend) {
+		testLeaseEnds(t, newRigOn(t, b, httpapi.Options{MaxDeliveries: 2}))
+	})
+}
+
+func testLeaseEnds(t *testing.T, r *rig) {
 	r.enqueue(`{"name":"a","id":"1"}`)
 	first := r.lease(`{"queues":["default"],"lease":"1s"}`)[0]
 	second := r.lease(`{"queues":["default"],"lease":"1s","wait":"20s"}`)[0]
@@ -309,7 +349,10 @@ func TestPullLeaseEnds(t *testing.T) {
 }
 
 func TestPullRevoked(t *testing.T) {
-	r := newRig(t, httpapi.Options{})
+	stores(t, func(t *testing.T, b stem.Backend) { testRevoked(t, newRigOn(t, b, httpapi.Options{})) })
+}
+
+func testRevoked(t *testing.T, r *rig) {
 	r.enqueue(`{"name":"a","id":"1"}`)
 	l := r.lease(`{"queues":["default"],"worker":"w1"}`)[0]
 	var rv httpapi.Revoked
