@@ -130,6 +130,11 @@ func (s *Server) handle(c *call) (any, error) {
 			return nil, p
 		}
 	}
+	if c.route.stream && c.r.Method == http.MethodHead {
+		p := problem(methodNotAllowed, "a stream has no head alone")
+		p.allow = http.MethodGet
+		return nil, p
+	}
 	if c.route.waits {
 		if s.waiting.Add(1) > int64(s.opts.MaxWaiting) || s.draining.Load() {
 			s.waiting.Add(-1)

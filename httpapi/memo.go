@@ -31,6 +31,7 @@ type remembered struct {
 const (
 	memoFor  = 5 * time.Minute
 	memoSize = 64 << 20
+	memoEach = 512 // bytes of an answer beside its text
 )
 
 // do runs fn once for each key; repeats wait for it and get its answer. fn says
@@ -91,7 +92,7 @@ func (m *memo) finish(e *remembered, fn func() (any, time.Time, error)) (any, er
 			return
 		}
 		m.order = append(m.order, e)
-		m.size += len(e.raw)
+		m.size += len(e.raw) + memoEach
 		m.trim(time.Now())
 	}()
 	answer, until, err := fn()
@@ -118,7 +119,7 @@ func (m *memo) forget(e *remembered) {
 func (m *memo) trim(now time.Time) {
 	n := 0
 	for ; n < len(m.order) && (m.size > memoSize || now.After(m.order[n].until)); n++ {
-		m.size -= len(m.order[n].raw)
+		m.size -= len(m.order[n].raw) + memoEach
 		m.forget(m.order[n])
 	}
 	clear(m.order[:n])

@@ -18,6 +18,9 @@ type node = map[string]any
 // everywhere are the problems that any route may answer with.
 func everywhere(rt *route) []string {
 	all := []string{invalidArgument, unknownParameter, unauthenticated, forbidden, hostRefused, internalError}
+	if rt.stream {
+		all = append(all, methodNotAllowed)
+	}
 	if rt.method != "GET" {
 		all = append(all, crossOrigin)
 	}

@@ -230,7 +230,9 @@ func (s *Server) shutdown(hs *http.Server, served <-chan error) error {
 	if err != nil {
 		err = errors.Join(fmt.Errorf("stop the API: %w", ErrAbandoned), hs.Close())
 	}
-	<-served
+	if serr := <-served; !errors.Is(serr, http.ErrServerClosed) {
+		err = errors.Join(err, fmt.Errorf("serve the API: %w", serr))
+	}
 	return err
 }
 
