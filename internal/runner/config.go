@@ -8,7 +8,8 @@
 // executes it (isolate.go) and leaves an outcome (outcome.go, links.go), which
 // the fetcher sends with its next exchange, together with the renewals that
 // are due (lease.go). What was delivered before is first started by a call of
-// its own (start.go). drain.go is how all of this ends.
+// its own (start.go). drain.go is how all of this ends. What is logged on the
+// way is written beside it (scribe.go).
 //
 // There is one lock, line.mu, and it is never held during a call to the broker
 // or to a handler. Who waits, waits on a channel or on line.work.

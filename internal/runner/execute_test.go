@@ -24,11 +24,12 @@ func TestTaskSucceeds(t *testing.T) {
 			if j.Worker != "w1" || j.Started.IsZero() || j.Envelope().Name != "sum" {
 				t.Errorf("job says worker %q, started %s, name %q", j.Worker, j.Started, j.Envelope().Name)
 			}
+			time.Sleep(1500 * time.Microsecond)
 			return json.RawMessage(`{"sum":3}`), nil
 		})
 		g.start()
 		id := g.publish("sum")
-		settle()
+		after(time.Second)
 		s := g.want(id, task.Succeeded)
 		if string(s.Result) != `{"sum":3}` || s.Attempt != 1 || s.Worker != "w1" || s.StartedAt.IsZero() || s.FinishedAt.IsZero() {
 			t.Errorf("status %+v", s)
@@ -40,7 +41,7 @@ func TestTaskSucceeds(t *testing.T) {
 		if len(lines) != 1 {
 			t.Fatalf("%d lines for one outcome", len(lines))
 		}
-		for key, want := range map[string]any{"task": "sum", "task_id": id, "queue": "default", "attempt": 0.0, "worker": "w1"} {
+		for key, want := range map[string]any{"task": "sum", "task_id": id, "queue": "default", "attempt": 0.0, "worker": "w1", "duration_ms": 1.5} {
 			if lines[0][key] != want {
 				t.Errorf("log has %s=%v, want %v", key, lines[0][key], want)
 			}

@@ -183,7 +183,7 @@ func (r *Runner) logOutcome(j *Job, o *task.Outcome) {
 		attrs = append(attrs, slog.String("trace_id", id))
 	}
 	if !o.StartedAt.IsZero() {
-		attrs = append(attrs, slog.Duration("duration", o.EndedAt.Sub(o.StartedAt)))
+		attrs = append(attrs, slog.Float64("duration_ms", float64(o.EndedAt.Sub(o.StartedAt).Microseconds())/1000))
 	}
 	if o.Reason != "" {
 		attrs = append(attrs, slog.String("reason", o.Reason))

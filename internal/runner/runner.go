@@ -22,10 +22,11 @@ import (
 // safe for concurrent use at any time.
 type Runner struct {
 	cfg  Config
-	log  *slog.Logger
+	log  *slog.Logger // through scribe
 	host string
 	born time.Time // with a monotonic reading: what now counts from
 
+	scribe  *scribe
 	line    line
 	starter starter
 	dead    undertaker
@@ -62,8 +63,9 @@ func New(cfg Config) (*Runner, error) {
 	if cfg.ID == "" {
 		cfg.ID = fmt.Sprintf("%s-%d-%04x", host, os.Getpid(), rand.IntN(1<<16))
 	}
+	scribe := newScribe(cfg.Logger.With("worker", cfg.ID).Handler())
 	r := &Runner{
-		cfg: cfg, host: host, born: time.Now(), log: cfg.Logger.With("worker", cfg.ID),
+		cfg: cfg, host: host, born: time.Now(), log: slog.New(scribe), scribe: scribe,
 		stopping: make(chan struct{}), abrupt: make(chan struct{}),
 		timed:        cfg.Meter != measure.None,
 		calls:        newCallMarks(cfg.Meter, broker.CapabilitiesOf(cfg.Broker).Backend, "exchange", "renew"),
@@ -150,11 +152,13 @@ func (c *Config) complete() error {
 // ctx is a warm stop. It returns nil after a stop of any kind; Report says how
 // that went. An error means that the broker refused the subscription or was
 // closed. After Run has returned, nothing of it runs on but handlers that
-// ignore their context.
+// ignore their context, and a Logger that does not return.
 func (r *Runner) Run(ctx context.Context) error {
 	if r.started.Swap(true) {
 		return errors.New("worker: Run was called before")
 	}
+	r.scribe.start(r.scribe.Handler)
+	defer r.scribe.stop()
 	base, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	r.handlers = base

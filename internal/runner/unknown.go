@@ -31,7 +31,7 @@ func (s *strangers) judge(r *Runner, j *Job, now time.Time) verdict {
 	if !s.names[e.Name] && len(s.names) < maxNames {
 		s.names[e.Name] = true
 		r.log.Warn("this worker does not know the task; leaving it to others", "task", e.Name,
-			"task_id", e.ID, "queue", j.Delivery.Queue, "grace", r.cfg.UnknownGrace)
+			"task_id", e.ID, "queue", j.Delivery.Queue, "grace", r.cfg.UnknownGrace.String())
 	}
 	age := now.Sub(s.first(j, now))
 	if age >= r.cfg.UnknownGrace {
