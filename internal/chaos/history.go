@@ -79,8 +79,11 @@ type life struct {
 // findings is what checkHistory found.
 type findings struct {
 	tasks       int
+	settled     int           // outcomes that a worker was told are stored
 	redelivered int           // executions that a kill interrupted and another worker repeated
+	undisturbed int           // of them, those without another kill before the next start
 	slowest     time.Duration // from a kill to the next start of what it interrupted
+	slowestID   string        // of that task
 	faults      []string
 }
 
@@ -93,7 +96,8 @@ func (f *findings) fault(format string, args ...any) {
 // checkHistory holds a history against the promises: every acknowledged task
 // ends in one terminal state, has one settlement, was started as often as it
 // ended or more, and starts again within the bound after its worker was
-// killed.
+// killed. Who received it may be killed as well before it starts it, which no
+// event tells: so each further kill begins the count anew.
 func checkHistory(events []Event, bound time.Duration) findings {
 	lives := map[string]*life{}
 	of := func(id string) *life {
@@ -102,7 +106,8 @@ func checkHistory(events []Event, bound time.Duration) findings {
 		}
 		return lives[id]
 	}
-	running := map[int]map[string]bool{} // by pid: started and not ended
+	held := map[int]map[string]bool{} // by pid: started and not settled
+	var kills []time.Time
 	var f findings
 	for _, e := range events {
 		switch e.Kind {
@@ -111,27 +116,28 @@ func checkHistory(events []Event, bound time.Duration) findings {
 		case Started:
 			l := of(e.ID)
 			l.started = append(l.started, e)
-			if running[e.PID] == nil {
-				running[e.PID] = map[string]bool{}
+			if held[e.PID] == nil {
+				held[e.PID] = map[string]bool{}
 			}
-			running[e.PID][e.ID] = true
+			held[e.PID][e.ID] = true
 			if !l.interrupted.IsZero() {
-				f.redelivered++
-				f.slowest = max(f.slowest, e.At.Sub(l.interrupted))
-				l.interrupted = time.Time{}
+				f.redelivery(l, &e, kills, bound)
 			}
 		case Ended:
 			of(e.ID).ended++
-			delete(running[e.PID], e.ID)
 		case Settled:
+			f.settled++
+			delete(held[e.PID], e.ID)
 			if terminal(e.State) {
 				of(e.ID).terminalSettled++
 			}
 		case Killed:
-			for id := range running[e.PID] {
+			kills = append(kills, e.At)
+			// What had ended may be stored, and never start again.
+			for id := range held[e.PID] {
 				of(id).interrupted = e.At
 			}
-			delete(running, e.PID)
+			delete(held, e.PID)
 		case Read:
 			of(e.ID).terminal = e.State
 		}
@@ -140,9 +146,27 @@ func checkHistory(events []Event, bound time.Duration) findings {
 		f.judge(id, l)
 	}
 	if f.slowest > bound {
-		f.fault("a task that a kill interrupted started again after %s, bound %s", f.slowest, bound)
+		f.fault("task %s, which a kill interrupted, started again after %s, bound %s", f.slowestID, f.slowest, bound)
 	}
 	return f
+}
+
+// redelivery takes in that a task started which a kill had interrupted.
+func (f *findings) redelivery(l *life, start *Event, kills []time.Time, bound time.Duration) {
+	from := l.interrupted
+	for _, k := range kills {
+		if k.After(from) && k.Sub(from) <= bound {
+			from = k
+		}
+	}
+	if from.Equal(l.interrupted) {
+		f.undisturbed++
+	}
+	if after := start.At.Sub(from); after > f.slowest {
+		f.slowest, f.slowestID = after, start.ID
+	}
+	f.redelivered++
+	l.interrupted = time.Time{}
 }
 
 func (f *findings) judge(id string, l *life) {
