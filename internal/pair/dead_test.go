@@ -69,7 +69,7 @@ func TestEditedReplayBetween(t *testing.T) {
 			t.Fatalf("the replay: %+v, %v", r, err)
 		}
 		p.is("parent", task.Failed) // nobody was told
-		child, ok, err := p.take() // it was enqueued with the first end
+		child, ok, err := p.take()  // it was enqueued with the first end
 		if err != nil || !ok || child.Envelope.ID != "child" {
 			t.Fatalf("taking the child: %+v, %v", child, err)
 		}
