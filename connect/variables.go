@@ -226,7 +226,7 @@ type Config struct {
 func defaults() Config {
 	return Config{
 		Namespace: DefaultNamespace, DefaultQueue: DefaultQueue,
-		Concurrency: 4 * runtime.NumCPU(), MaxRetries: 3, Lease: broker.DefaultLease, Retention: 24 * time.Hour,
+		Concurrency: 4 * runtime.GOMAXPROCS(0), MaxRetries: 3, Lease: broker.DefaultLease, Retention: 24 * time.Hour,
 		HeartbeatInterval: 10 * time.Second,
 	}
 }

@@ -238,9 +238,12 @@ const (
 
 // ago tells a moment as how long ago it was, or how long it is until then.
 func ago(t time.Time) string {
+	const century = 100 * 365 * 24 * time.Hour
 	switch d := time.Since(t); {
 	case t.IsZero():
 		return "-"
+	case d < -century: // beyond what a duration holds, perhaps, and what a number of days tells
+		return moment(t)
 	case d < 0:
 		return "in " + span(-d)
 	default:

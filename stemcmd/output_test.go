@@ -179,6 +179,9 @@ func TestSpans(t *testing.T) {
 			t.Errorf("span(%s) = %q, want %q", d, got, want)
 		}
 	}
+	if last := time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC); ago(last) != moment(last) {
+		t.Errorf("ago of the last moment there is: %s", ago(last))
+	}
 	if ago(time.Time{}) != "-" || !strings.HasSuffix(ago(time.Now().Add(-time.Minute)), " ago") || !strings.HasPrefix(ago(time.Now().Add(time.Hour)), "in ") {
 		t.Error("ago")
 	}

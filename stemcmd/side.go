@@ -32,11 +32,15 @@ type side struct {
 	exporter *prom.Exporter // nil: nothing is measured
 }
 
-// openSide listens, and makes the exporter that is served.
+// openSide listens, so that an address that is taken is an error before any
+// store is opened, and makes the exporter. Nothing is served before beside.
 func (s *session) openSide(ctx context.Context, f *sideFlags) (*side, error) {
 	x := &side{}
 	if f.http == "" {
 		return x, nil
+	}
+	if _, _, err := net.SplitHostPort(f.http); err != nil {
+		return nil, usage("--http %q: want HOST:PORT, such as 127.0.0.1:9090", f.http)
 	}
 	x.server = &admin.Server{Addr: f.http, Pprof: f.pprof, Logger: s.log}
 	if !s.conf.Config.NoMetrics {
@@ -47,7 +51,6 @@ func (s *session) openSide(ctx context.Context, f *sideFlags) (*side, error) {
 	if x.addr, err = x.server.Listen(ctx); err != nil {
 		return nil, err
 	}
-	s.log.Info("serving /metrics, /healthz and /readyz", "addr", x.addr.String())
 	return x, nil
 }
 
@@ -73,6 +76,7 @@ func (x *side) beside(ctx context.Context, ready, run func() error) error {
 		return run()
 	}
 	x.server.Ready = ready
+	x.server.Logger.Info("serving /metrics, /healthz and /readyz", "addr", x.addr.String())
 	serving, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
 	served := make(chan error, 1)
