@@ -17,6 +17,11 @@ var (
 	UnlockFile = unlockFile
 )
 
+// SetSpaceLeft makes the disk seem to have so much space left.
+func (db *DB) SetSpaceLeft(bytes uint64) {
+	db.spaceLeft = func(string) (uint64, error) { return bytes, nil }
+}
+
 // Pending is how many calls wait for the writer.
 func (db *DB) Pending() int {
 	db.writer.mu.Lock()

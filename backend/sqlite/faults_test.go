@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,6 +24,7 @@ type faultyDisk struct {
 	vfs.VFS
 	room     atomic.Int64 // bytes that may still be written; < 0: any number
 	badSyncs atomic.Int64 // how many syncs of the WAL fail from now on
+	bare     atomic.Bool  // errors are those of the system, which SQLite does not know for a full disk
 }
 
 var disks atomic.Int64
@@ -61,6 +63,9 @@ func (f *faultyFile) SharedMemory() vfs.SharedMemory {
 func (f *faultyFile) WriteAt(p []byte, at int64) (int, error) {
 	if room := f.disk.room.Load(); room >= 0 {
 		if int64(len(p)) > room {
+			if f.disk.bare.Load() {
+				return 0, &os.PathError{Op: "write", Path: "stem.db", Err: syscall.ENOSPC}
+			}
 			return 0, sqlite3.FULL
 		}
 		f.disk.room.Add(-int64(len(p)))
@@ -159,7 +164,14 @@ func wantReady(t *testing.T, b broker.Broker, want int) {
 }
 
 func TestFullDisk(t *testing.T) {
+	t.Run("as SQLite tells it", func(t *testing.T) { testFullDisk(t, false) })
+	t.Run("as the system tells it", func(t *testing.T) { testFullDisk(t, true) })
+}
+
+func testFullDisk(t *testing.T, bare bool) {
 	disk, db, path := openFaulty(t)
+	disk.bare.Store(bare)
+	db.SetSpaceLeft(4096)
 	b := db.Broker()
 	publish(t, b, envelope("before", "q"))
 	big := func(id string) *broker.Publication {

@@ -57,6 +57,8 @@ type DB struct {
 	readers readers
 	hub     *hub
 
+	spaceLeft func(dir string) (uint64, error) // another one in tests
+
 	closing  sync.Once
 	closed   chan struct{}
 	closeErr error
@@ -93,7 +95,7 @@ func open(ctx context.Context, c Config, vfs string) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{config: c, path: path, vfs: vfs, log: c.Logger, sql: sql, closed: make(chan struct{})}
+	db := &DB{config: c, path: path, vfs: vfs, log: c.Logger, sql: sql, spaceLeft: spaceLeft, closed: make(chan struct{})}
 	db.names.init()
 	db.readers.init(db)
 	db.hub = newHub(db)

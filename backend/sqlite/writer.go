@@ -54,7 +54,7 @@ func newWriter(ctx context.Context, db *DB) (*writer, error) {
 	}
 	w := &writer{db: db, lock: lock, wake: make(chan struct{}, 1), ended: make(chan struct{})}
 	if err := w.prepare(ctx); err != nil {
-		return nil, errors.Join(err, lock.Close())
+		return nil, errors.Join(db.full(err), lock.Close())
 	}
 	w.ck = newCheckpointer(db)
 	go w.run()
@@ -239,7 +239,7 @@ func (w *writer) acquire() error {
 	// leases. They get the chance before anything is taken back.
 	if waited := time.Since(since); waited > w.db.hub.shortestLease()/4 {
 		w.reclaimAt = time.Now().Add(waited)
-		w.db.log.Warn("waited for the SQLite file's lock", "file", w.lock.Name(), "waited", waited)
+		w.db.log.Warn("waited for the SQLite file's lock", "file", w.lock.Name(), "waited", waited.String())
 	}
 	return nil
 }
@@ -279,12 +279,13 @@ func (w *writer) transaction(next func() *op) (ops []*op, t *tx, err error) {
 	}
 	t.committing = true
 	if err := w.conn.Exec("COMMIT"); err != nil {
-		return ops, t, w.reopen(failed("commit", err))
+		return ops, t, w.reopen(w.db.full(failed("commit", err)))
 	}
 	return ops, t, nil
 }
 
 func (w *writer) rollback(err error) error {
+	err = w.db.full(err)
 	if w.conn.GetAutocommit() {
 		return err // SQLite did it itself
 	}
