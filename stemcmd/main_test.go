@@ -106,6 +106,7 @@ func TestScripts(t *testing.T) {
 			"damage":     damage,
 			"repeat":     repeat,
 			"eventually": eventually,
+			"draining":   draining,
 		},
 	})
 }
@@ -172,6 +173,24 @@ func repeat(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	text := strings.ReplaceAll(args[1], `\n`, "\n")
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.Repeat(text, n)+args[3]), 0o600))
+}
+
+// draining FILE WORKER waits until a worker has said in its heartbeat that it
+// stops, for ten seconds at most.
+func draining(ts *testscript.TestScript, _ bool, args []string) {
+	c, err := sqlite3.Open(ts.MkAbs(args[0]))
+	ts.Check(err)
+	defer c.Close() // it was only read
+	said, _, err := c.Prepare(`SELECT 1 FROM stem_heartbeat WHERE worker = ? AND CAST(beat AS TEXT) LIKE '%"draining":true%'`)
+	ts.Check(err)
+	defer said.Close()
+	ts.Check(said.BindText(1, args[1]))
+	for deadline := time.Now().Add(10 * time.Second); !said.Step(); ts.Check(said.Reset()) {
+		if ts.Check(said.Err()); time.Now().After(deadline) {
+			ts.Fatalf("%s does not stop in time", args[1])
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
 }
 
 // eventually PATTERN PROGRAM ARGS... repeats a program until it ends with 0 and

@@ -29,13 +29,12 @@ func (s *stopping) next() time.Duration {
 	}
 }
 
-// count takes in one stored outcome of what was held when the stop began.
+// count takes in one stored outcome of what was held when the stop was asked
+// for.
 func (s *stopping) count(state task.State) {
-	switch {
-	case !s.warm:
-	case state == task.Queued:
+	if state == task.Queued {
 		s.report.Released++
-	default:
+	} else {
 		s.report.Finished++
 	}
 }

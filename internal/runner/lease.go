@@ -90,6 +90,7 @@ func (f *fetcher) settle(answers []error) {
 	f.settled = f.settled[:0]
 	kept := f.pending[:0]
 	l.mu.Lock()
+	stopping := l.mode != 0
 	for i, j := range f.pending {
 		err := answers[i]
 		if err != nil && !errors.Is(err, broker.ErrLeaseLost) && f.refused(j, err) {
@@ -106,7 +107,9 @@ func (f *fetcher) settle(answers []error) {
 		switch {
 		case v.err == nil:
 			f.r.stored(v.job)
-			f.stop.count(v.job.outcome.State)
+			if stopping {
+				f.stop.count(v.job.outcome.State)
+			}
 		case errors.Is(v.err, broker.ErrLeaseLost):
 			f.r.lostLease(v.job, v.uncertain, v.err)
 		default:
