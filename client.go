@@ -48,6 +48,10 @@ type ClientOptions struct {
 	MaxRetries   *int   // when call and declaration say nothing; nil: 3
 	MaxSize      int    // bytes of an encoded envelope; 0: 1 MiB
 
+	// Retention is how long the statuses of tasks are kept that the client ends
+	// itself: revoked and purged ones. 0: 24 h; Forever.
+	Retention time.Duration
+
 	Encoders []encode.Encoder // known beside json
 	Encoding []string         // ids of the encoders used unless a call says otherwise, first to last
 
@@ -89,6 +93,12 @@ func NewClient(b Backend, o ClientOptions) (*Client, error) {
 	}
 	if *o.MaxRetries < 0 {
 		return nil, fmt.Errorf("default retries: %w number %d: want zero or more", task.ErrInvalid, *o.MaxRetries)
+	}
+	switch {
+	case o.Retention == 0:
+		o.Retention = defaultRetention
+	case o.Retention < 0 && o.Retention != Forever:
+		return nil, fmt.Errorf("retention: %w duration %s: want more than zero, or Forever", task.ErrInvalid, o.Retention)
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

@@ -11,9 +11,9 @@ import (
 
 // RevokeOptions shape a revocation.
 type RevokeOptions struct {
-	Terminate bool   // also cancel the context of a running handler
-	Reason    string // kept with the status; "": "revoked"
-	Keep      time.Duration
+	Terminate bool          // also cancel the context of a running handler
+	Reason    string        // kept with the status; "": "revoked"
+	Keep      time.Duration // of the status; 0: the client's Retention; Forever
 }
 
 // Revoke asks that tasks never start, or stop. Each answer is true: a task is
@@ -24,7 +24,7 @@ func (c *Client) Revoke(ctx context.Context, o RevokeOptions, ids ...string) ([]
 		return nil, fmt.Errorf("revoke: %w", broker.ErrUnsupported)
 	}
 	if o.Keep == 0 {
-		o.Keep = defaultRetention
+		o.Keep = c.opts.Retention
 	}
 	batch := make([]broker.Revocation, len(ids))
 	for i, id := range ids {
@@ -55,7 +55,7 @@ func (c *Client) Queues(ctx context.Context, names ...string) ([]broker.QueueInf
 func (c *Client) PurgeQueue(ctx context.Context, queue string) (int, error) {
 	total := 0
 	for {
-		ids, err := c.broker.Purge(ctx, broker.Purge{Queue: queue, Keep: defaultRetention})
+		ids, err := c.broker.Purge(ctx, broker.Purge{Queue: queue, Keep: c.opts.Retention})
 		if err != nil {
 			return total, fmt.Errorf("purge queue %s: %w", queue, err)
 		}

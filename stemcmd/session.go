@@ -199,6 +199,9 @@ func (s *session) clientOn(ctx context.Context, mustExist bool, change func(*ste
 	if o.MaxRetries == nil || s.set("STEM_DEFAULT_MAX_RETRIES") {
 		o.MaxRetries = &s.conf.Config.MaxRetries
 	}
+	if o.Retention == 0 || s.set("STEM_RESULT_TTL") {
+		o.Retention = s.conf.Config.Retention
+	}
 	if o.Logger == nil {
 		o.Logger = s.log
 	}

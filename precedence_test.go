@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"testing"
+	"time"
 
 	"github.com/stemjobs/stem"
 )
@@ -42,4 +43,35 @@ func TestWhoChoosesTheRetries(t *testing.T) {
 			}
 		}
 	}, once.Do(fail), silent.Do(fail))
+}
+
+// TestRetentionOfWhatTheClientEnds: revoked and purged tasks have no worker
+// that says how long their statuses are kept.
+func TestRetentionOfWhatTheClientEnds(t *testing.T) {
+	run(t, stem.ClientOptions{Retention: time.Hour}, stem.WorkerOptions{}, func(r *rig) {
+		kept := func(id string, want time.Duration) {
+			r.Helper()
+			s, err := r.client.Get(r.Context(), id)
+			if err != nil || s.State != stem.Cancelled || s.ExpiresAt.Sub(s.FinishedAt) != want {
+				r.Errorf("%s: %s, kept for %s, %v; want cancelled, kept for %s", id, s.State, s.ExpiresAt.Sub(s.FinishedAt), err, want)
+			}
+		}
+		for _, id := range []string{"revoked", "revoked-short", "purged"} {
+			if _, err := double.Enqueue(r.Context(), r.client, 1, stem.ID(id), stem.In(time.Hour)); err != nil {
+				r.Fatal(err)
+			}
+		}
+		if _, err := r.client.Revoke(r.Context(), stem.RevokeOptions{}, "revoked"); err != nil {
+			r.Fatal(err)
+		}
+		if _, err := r.client.Revoke(r.Context(), stem.RevokeOptions{Keep: time.Minute}, "revoked-short"); err != nil {
+			r.Fatal(err)
+		}
+		if n, err := r.client.PurgeQueue(r.Context(), "default"); n != 1 || err != nil {
+			r.Errorf("purged %d, %v", n, err)
+		}
+		kept("revoked", time.Hour)
+		kept("revoked-short", time.Minute)
+		kept("purged", time.Hour)
+	})
 }
