@@ -124,7 +124,7 @@ func TestLoadRefusesWrongValues(t *testing.T) {
 		"STEM_RESULT_TTL":                 {"-1s", "1d", "forever"},
 		"STEM_HEARTBEAT_INTERVAL":         {"0", "1"},
 		"STEM_DEFAULT_QUEUE":              {"../x", "a b", ".", strings.Repeat("q", 101)},
-		"STEM_NAMESPACE":                  {"UPPER", "a-b", strings.Repeat("n", 33)},
+		"STEM_NAMESPACE":                  {"UPPER", "a-b", "1a", "_a", strings.Repeat("n", 33)},
 		"STEM_LOG_LEVEL":                  {"verbose", "INFO", "info+1"},
 		"STEM_LOG_FORMAT":                 {"xml"},
 		"STEM_METRIC_EXPORTERS":           {"statsd", "otlp:http://x"},

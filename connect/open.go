@@ -18,7 +18,7 @@ import (
 type Options struct {
 	Broker    string // URL of the store of envelopes
 	Results   string // URL of the store of statuses; "": the broker's
-	Namespace string // under which everything lives, 1–32 of a-z 0-9 _; "": "stem"
+	Namespace string // under which everything lives, 1–32 of a-z 0-9 _, a letter first; "": "stem"
 
 	// MustExist refuses a store that is not there yet, where a first use would
 	// make it: for commands that only look, so that a mistyped path is told.

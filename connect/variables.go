@@ -256,10 +256,10 @@ func duration(text string, least time.Duration, to *time.Duration) bool {
 	return true
 }
 
-const namespaceForm = "1–32 of a-z 0-9 _"
+const namespaceForm = "1–32 of a-z 0-9 _, a letter first"
 
 func validateNamespace(n string) error {
-	ok := len(n) >= 1 && len(n) <= 32
+	ok := len(n) >= 1 && len(n) <= 32 && n[0] >= 'a' && n[0] <= 'z'
 	for i := range len(n) {
 		c := n[i]
 		ok = ok && (c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '_')
