@@ -49,7 +49,9 @@
 //     Batch.More says that more was ready than was taken.
 //   - B13 Wait returns when work became ready for this consumer, at the latest
 //     after atMost; it carries no tasks, and ending it loses none. Making one
-//     batch ready need not wake every waiter, but never none.
+//     batch ready need not wake every waiter, but never none. A task stored
+//     with a moment nearer than a second is on time as well for who waits
+//     already: he is woken when it is stored, or when it is due.
 //
 // Settling:
 //

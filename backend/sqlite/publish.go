@@ -154,6 +154,8 @@ func (t *tx) insert(p *publication) (bool, error) {
 	t.add(queue, where, 1)
 	if where == ready {
 		t.wake(queue, 1)
+	} else {
+		t.comesDue(queue, at)
 	}
 	return true, nil
 }

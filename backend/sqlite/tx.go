@@ -21,9 +21,10 @@ type tx struct {
 	queues map[string]int64 // numbers given or read here
 	staff  map[string]int64 // the same of workers
 
-	woken   map[int64]int // queues that got ready tasks, and how many are left
-	changed []string      // ids of tasks whose status changed
-	revoked bool          // a leased task was revoked
+	woken   map[int64]int  // queues that got ready tasks, and how many are left
+	soon    map[int64]bool // queues with a task that comes due before anybody looks by himself
+	changed []string       // ids of tasks whose status changed
+	revoked bool           // a leased task was revoked
 
 	committing bool
 }
@@ -115,6 +116,21 @@ func (t *tx) add(queue int64, p place, n int) {
 // wake notes that n tasks of a queue became ready.
 func (t *tx) wake(queue int64, n int) { t.woken[queue] += n }
 
+// lookEvery is how often a waiting consumer looks by itself, at least.
+const lookEvery = time.Second
+
+// comesDue notes that a task of a queue was given a moment. Who waits has been
+// told another one, and must hear of it when it is nearer than his next look.
+func (t *tx) comesDue(queue, at int64) {
+	if at-t.now > lookEvery.Milliseconds() {
+		return
+	}
+	if t.soon == nil {
+		t.soon = make(map[int64]bool)
+	}
+	t.soon[queue] = true
+}
+
 // touched notes that a task's status changed.
 func (t *tx) touched(id string) {
 	t.changed = append(t.changed, id)
@@ -137,8 +153,11 @@ func (t *tx) move(r *row, to place, at int64) error {
 		t.add(r.queue, r.place, -1)
 		t.add(r.queue, to, 1)
 	}
-	if to == ready {
+	switch to {
+	case ready:
 		t.wake(r.queue, 1)
+	case delayed:
+		t.comesDue(r.queue, at)
 	}
 	r.place, r.at = to, at
 	return t.save(r)
@@ -340,6 +359,9 @@ func (t *tx) committed() {
 	}
 	for name, id := range t.staff {
 		t.db.names.workers.remember(id, name)
+	}
+	for id := range t.soon {
+		t.woken[id] = max(t.woken[id], 1)
 	}
 	var queues []string
 	for id, n := range t.woken {

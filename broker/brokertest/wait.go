@@ -35,7 +35,11 @@ func (c *consumer) follow(ctx context.Context) <-chan arrival {
 				got <- a
 				return
 			}
-			if err := c.Wait(ctx, idle); err != nil {
+			atMost := idle
+			if b.Next > 0 {
+				atMost = min(atMost, b.Next)
+			}
+			if err := c.Wait(ctx, atMost); err != nil {
 				got <- arrival{at: time.Now(), err: err}
 				return
 			}
@@ -94,6 +98,13 @@ func testB13(e *env) {
 			if err := e.trySettle(s); err != nil {
 				e.Errorf("Settle with a follow-up: %v", err)
 			}
+		})
+	}
+	if e.has(broker.PowerDelays) {
+		d = e.woken("a publication for the next moment", c, func() {
+			soon := envelope("soon")
+			soon.NotBefore = now().Add(20 * time.Millisecond)
+			e.publish(soon)
 		})
 	}
 	e.settle(d, task.Queued)
