@@ -13,7 +13,7 @@ ARGS     ?=
 SYSTEMS  := darwin/arm64 linux/arm64 windows/amd64
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test fmt fmt-check vet lint cross unit race docs bench fuzz chaos vuln clean
+.PHONY: help needs build demo test fmt fmt-check vet lint cross unit race docs bench fuzz chaos vuln clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,7 +51,12 @@ cross: ## build for the other systems
 unit: ## the tests without the race detector: faster, for the loop while writing
 	$(GO) test ./...
 
-race: ## the tests under the race detector
+needs: ## install what the tests need and this machine lacks (Debian)
+	@tools/need.sh gcc gcc libc6-dev
+	@tools/need.sh python3 python3
+	@tools/need.sh node nodejs
+
+race: needs ## the tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 8m ./...
 
 docs: ## write the generated pages under docs/

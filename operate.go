@@ -49,22 +49,35 @@ func (c *Client) Queues(ctx context.Context, names ...string) ([]broker.QueueInf
 	return q, nil
 }
 
-// PurgeQueue cancels every task that waits in a queue, ready or delayed, and
-// says how many. It works in pages and leaves running tasks alone; when it
+// PurgeQueue cancels the tasks that wait in a queue, ready or delayed, and says
+// how many: as many as waited when it was called, so that it ends also while
+// others enqueue. It works in pages and leaves running tasks alone; when it
 // fails midway the number is what was purged until then.
 func (c *Client) PurgeQueue(ctx context.Context, queue string) (int, error) {
-	total := 0
-	for {
-		ids, err := c.broker.Purge(ctx, broker.Purge{Queue: queue, Keep: c.opts.Retention})
+	info, err := c.Queues(ctx, queue)
+	if err != nil {
+		return 0, err
+	}
+	waiting, total := 0, 0
+	for _, q := range info {
+		waiting += q.Ready + q.Delayed
+	}
+	for total < waiting {
+		page := broker.Purge{Queue: queue, Limit: min(waiting-total, purgePage), Keep: c.opts.Retention}
+		ids, err := c.broker.Purge(ctx, page)
 		if err != nil {
 			return total, fmt.Errorf("purge queue %s: %w", queue, err)
 		}
 		if len(ids) == 0 {
-			return total, nil
+			break // others took them
 		}
 		total += len(ids)
 	}
+	return total, nil
 }
+
+// purgePage is how many tasks one step of a purge removes.
+const purgePage = 1000
 
 // DeadLetters returns a page of dead letters, newest first, and the cursor of
 // the next; "" after the last.

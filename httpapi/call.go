@@ -323,6 +323,6 @@ func (s *Server) log(c *call, took time.Duration) {
 	}
 	s.opts.Logger.LogAttrs(c.ctx(), slog.LevelInfo, "request",
 		slog.String("method", c.r.Method), slog.String("path", c.r.URL.Path), slog.Int("status", c.status),
-		slog.Int("bytes", c.bytes), slog.Duration("took", took), slog.String("token", c.tokenName()),
+		slog.Int("bytes", c.bytes), slog.Float64("took_ms", float64(took.Microseconds())/1000), slog.String("token", c.tokenName()),
 		slog.String("remote", c.r.RemoteAddr), slog.String("request_id", c.id))
 }

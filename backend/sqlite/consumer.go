@@ -73,7 +73,8 @@ func (c *consumer) check(ctx context.Context) error {
 }
 
 // Exchange implements broker.Consumer. Without settlements and renewals it
-// looks before it takes the lock, so that idle consumers hinder nobody.
+// looks before it takes the lock, so that idle consumers hinder nobody; one
+// that was called knows that there is work, and loses no time.
 func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live []broker.Renewal, want broker.Want) (broker.Batch, error) {
 	if err := c.check(ctx); err != nil {
 		return broker.Batch{}, err
@@ -81,7 +82,7 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 	called := c.takeCall() // whatever it stood for is seen below
 	c.turn.Add(1)
 	sel := c.selection(want)
-	if len(done) == 0 && len(live) == 0 {
+	if len(done) == 0 && len(live) == 0 && !(called && want.Count > 0) {
 		work, x, err := c.db.look(ctx, sel)
 		if err != nil {
 			return broker.Batch{}, fmt.Errorf("exchange: %w", err)

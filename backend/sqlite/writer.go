@@ -258,8 +258,8 @@ func (w *writer) transaction(next func() *op) (ops []*op, t *tx, err error) {
 			return ops, nil, err
 		}
 	}
-	if err := w.conn.Exec("BEGIN IMMEDIATE"); err != nil {
-		return ops, nil, failed("begin", err)
+	if err := w.conn.exec("begin"); err != nil {
+		return ops, nil, err
 	}
 	t = newTx(w)
 	for {

@@ -1,5 +1,11 @@
 -- {row} stands for the columns that scanRow reads.
 
+-- name: begin
+BEGIN IMMEDIATE;
+
+-- name: commit
+COMMIT;
+
 -- name: seq
 SELECT value FROM stem_meta WHERE key = 'seq';
 
