@@ -422,6 +422,17 @@ func TestMiddlewareWrapsInOrder(t *testing.T) {
 		}, double.With(twice))
 }
 
+// TestShutdownBeforeRun asks a worker to stop that has not started yet.
+func TestShutdownBeforeRun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := stem.NewWorker(newClient(t, stem.ClientOptions{}), stem.WorkerOptions{})
+		w.Shutdown(stem.Warm)
+		if err := w.Run(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestMistakesInTheProgram(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c := newClient(t, stem.ClientOptions{})

@@ -139,6 +139,7 @@ type Worker struct {
 	logger *slog.Logger
 	tasks  map[string]*runner.Task
 	runner atomic.Pointer[runner.Runner] // nil before Run
+	asked  atomic.Int32                  // the most urgent Mode that Shutdown was called with
 }
 
 // Mode is how a worker stops.
@@ -254,6 +255,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	if !w.runner.CompareAndSwap(nil, r) {
 		return errors.New("worker: Run was called before")
 	}
+	if m := Mode(w.asked.Load()); m > 0 {
+		r.Shutdown(m) // asked for before there was a runner
+	}
 	base, stop := context.WithCancel(context.WithoutCancel(ctx))
 	var reconciler sync.WaitGroup
 	reconciler.Go(func() { w.runReconciler(base, r.Snapshot().Worker) })
@@ -285,9 +289,12 @@ func (w *Worker) config() (runner.Config, error) {
 	}, nil
 }
 
-// Shutdown asks a running worker to stop in that mode, and returns at once. It
-// may be called again with a more urgent one.
+// Shutdown asks the worker to stop in that mode, and returns at once. It may be
+// called again with a more urgent one. A worker that has not started yet stops
+// when it does.
 func (w *Worker) Shutdown(m Mode) {
+	for asked := w.asked.Load(); int32(m) > asked && !w.asked.CompareAndSwap(asked, int32(m)); asked = w.asked.Load() {
+	}
 	if r := w.runner.Load(); r != nil {
 		r.Shutdown(m)
 	}
