@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -128,9 +129,9 @@ func TestIdempotency(t *testing.T) {
 // TestLostReply breaks the connection between the commit and the reply.
 func TestLostReply(t *testing.T) {
 	r := newRig(t, httpapi.Options{})
-	lost := 0
+	var calls atomic.Int32
 	proxy := listen(t, http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
-		if lost++; lost < 3 {
+		if calls.Add(1) < 3 {
 			r.server.ServeHTTP(nowhere{http.Header{}}, q)
 			panic(http.ErrAbortHandler)
 		}
