@@ -74,7 +74,8 @@ func (c *consumer) check(ctx context.Context) error {
 
 // Exchange implements broker.Consumer. Without settlements and renewals it
 // looks before it takes the lock, so that idle consumers hinder nobody; one
-// that was called knows that there is work, and loses no time.
+// that was called knows that there is work, or will be in a moment, and loses
+// no time.
 func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live []broker.Renewal, want broker.Want) (broker.Batch, error) {
 	if err := c.check(ctx); err != nil {
 		return broker.Batch{}, err
