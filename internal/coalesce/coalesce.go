@@ -28,6 +28,7 @@ type Group[In, Out any] struct {
 
 type call[In, Out any] struct {
 	in   In
+	gone func() error // the caller's context's Err
 	out  Out
 	err  error
 	done chan struct{}
@@ -44,7 +45,7 @@ func (g *Group[In, Out]) Do(ctx context.Context, in In) (out Out, sent bool, err
 	if err := ctx.Err(); err != nil {
 		return out, false, err
 	}
-	c := &call[In, Out]{in: in, done: make(chan struct{})}
+	c := &call[In, Out]{in: in, gone: ctx.Err, done: make(chan struct{})}
 	g.mu.Lock()
 	g.waiting = append(g.waiting, c)
 	if !g.flying {
@@ -98,7 +99,7 @@ func (g *Group[In, Out]) next(cancel context.CancelFunc) []*call[In, Out] {
 	var batch []*call[In, Out]
 	weight, taken := 0, 0
 	for _, c := range g.waiting {
-		if c.abandoned {
+		if c.abandoned || c.gone() != nil {
 			taken++
 			continue
 		}
