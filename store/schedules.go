@@ -1,0 +1,215 @@
+package store
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/stemjobs/stem/broker"
+)
+
+// ErrConflict: an entry was changed by somebody else since it was read.
+// Backends return it as a *ConflictError.
+var ErrConflict = errors.New("changed by somebody else")
+
+// ErrNoSchedule: there is no entry of that id.
+var ErrNoSchedule = errors.New("schedule not found")
+
+// LeadLock is the name of the lock whose holder fires schedules.
+const LeadLock = "beat"
+
+// MaxHistory is how many of its newest firings an entry keeps.
+const MaxHistory = 100
+
+// Schedules keeps the entries of the scheduler. What an entry means is beat's
+// business: a store sees when the entry is next to be looked at, and moves it on
+// when a firing claims its due moment. "Now" is the store's clock everywhere.
+//
+//   - T1  Apply is all or nothing. A change applies when its entry is at the
+//     version and the last due moment that the change was made from (zero for an
+//     entry that must not exist yet); else it is a *ConflictError. It raises
+//     the version. Versions of an id are never used again, not even after the
+//     entry was deleted.
+//   - T2  A delete removes the entry with its history. Deleting, or changing,
+//     what is not there is ErrNoSchedule.
+//   - T3  Get and List show what an earlier call stored. List goes by id, in
+//     pages that neither repeat nor skip an entry that did not change.
+//   - T4  Due returns the entries whose NextAt has come, the earliest first
+//     and then by id, at most limit; and how long it is until the next one. It
+//     changes nothing. An entry with a zero NextAt is never due.
+//   - T5  Fire claims: a firing applies when the lead is the newest token of
+//     its lock and has not ended (else broker.ErrLeaseLost, for all of the
+//     batch), the entry is there (ErrNoSchedule) at the version given, and Due
+//     is its NextDue (else a *ConflictError). The entry then has LastDue,
+//     NextDue, NextAt and the marks of the firing, and its history the record.
+//     Each firing applies whole or not at all, and fails alone. Several of one
+//     entry apply in their order.
+//   - T6  Where FiresInto is true for a broker, the firing's publication is
+//     stored in that broker in the same step. An id that is known, or a claim
+//     that is held, is OutcomeDuplicate; one that is refused is OutcomeFailed
+//     with the error: the entry moves on in both cases, as its record says.
+//   - T7  Elsewhere Fire keeps the publication as pending in the same step,
+//     and Due lists what is pending, the oldest first, until Finish says what
+//     became of it. Finish under a lead that is not the newest is
+//     broker.ErrLeaseLost; finishing twice is no error and changes nothing.
+//   - T8  History has an entry's newest records, the newest first, MaxHistory
+//     at most.
+//   - T9  Wait returns soon after an entry was applied, by whichever process,
+//     and at the latest after atMost; ending it loses nothing. It may return
+//     early.
+//   - T10 Ten thousand entries due at once are claimed in batches, and 100,000
+//     that are not due cost Due nothing: it reads an index.
+//   - T11 After the backend's Close every call returns broker.ErrClosed, and
+//     waiting ones return. All methods are safe for concurrent use; a cancelled
+//     context ends a call with its error.
+type Schedules interface {
+	Apply(ctx context.Context, changes []ScheduleChange) ([]Schedule, error)
+	Get(ctx context.Context, ids ...string) ([]FoundSchedule, error)
+	List(ctx context.Context, p broker.Page) ([]Schedule, string, error)
+	History(ctx context.Context, id string, limit int) ([]FireRecord, error)
+
+	Due(ctx context.Context, limit int) (Due, error)
+	Fire(ctx context.Context, lead Lock, batch []Firing) ([]FireAnswer, error)
+	Finish(ctx context.Context, lead Lock, batch []FireRecord) error
+	Wait(ctx context.Context, atMost time.Duration) error
+}
+
+// FiresInto is implemented by schedules that can store their publications in a
+// broker in the step that claims the moment (rule T6).
+type FiresInto interface {
+	FiresInto(b broker.Broker) bool
+}
+
+// Schedule is an entry: what was asked for, and where it stands.
+type Schedule struct {
+	ID         string          `json:"id"` // 1–128 of A-Za-z0-9._:- as a task's id
+	Version    int64           `json:"version"`
+	Definition json.RawMessage `json:"definition"` // opaque here; at most 64 KiB
+	UpdatedAt  time.Time       `json:"updatedAt"`
+
+	// NextDue is the next moment by its spec; zero: it never fires again, or is
+	// disabled or paused. NextAt is when beat looks at it: NextDue with its
+	// jitter.
+	NextDue time.Time `json:"nextDue,omitzero"`
+	NextAt  time.Time `json:"nextAt,omitzero"`
+
+	LastDue   time.Time     `json:"lastDue,omitzero"`   // the newest moment that was claimed
+	LastFired time.Time     `json:"lastFired,omitzero"` // when that happened
+	LastTask  string        `json:"lastTask,omitempty"` // the newest task that was enqueued
+	LastError string        `json:"lastError,omitempty"`
+	Jitter    time.Duration `json:"jitter"` // ns, of the newest firing
+	Drift     time.Duration `json:"drift"`  // ns: LastFired − (LastDue + Jitter)
+	Fired     int64         `json:"fired"`  // tasks enqueued
+	Misfired  int64         `json:"misfired"`
+}
+
+// ScheduleChange creates, changes or deletes one entry.
+type ScheduleChange struct {
+	ID      string
+	Version int64     // that it was made from; 0: the entry must not exist
+	LastDue time.Time // that NextDue was computed from; zero with Version 0
+
+	Delete     bool
+	Definition json.RawMessage // nil: as it is
+	NextDue    time.Time       // must be after LastDue, or zero
+	NextAt     time.Time
+	Record     *FireRecord // put into its history in the same step: a run by hand
+}
+
+// ConflictError says which entry changed. It is ErrConflict.
+type ConflictError struct {
+	ID   string
+	Have int64 // the version that the store has; 0: there is none
+	Want int64 // the version that the change was made from
+}
+
+func (e *ConflictError) Error() string {
+	switch {
+	case e.Want == 0:
+		return fmt.Sprintf("schedule %q exists already, at version %d", e.ID, e.Have)
+	case e.Have == e.Want:
+		return fmt.Sprintf("schedule %q fired meanwhile", e.ID)
+	default:
+		return fmt.Sprintf("schedule %q is at version %d, not %d: it was changed by somebody else", e.ID, e.Have, e.Want)
+	}
+}
+
+// Is reports that it is ErrConflict.
+func (e *ConflictError) Is(target error) bool { return target == ErrConflict }
+
+// FoundSchedule is the answer for one id of a Get.
+type FoundSchedule struct {
+	Schedule Schedule
+	Err      error // ErrNoSchedule
+}
+
+// Due is what is to be fired, and when to look again.
+type Due struct {
+	Now     time.Time     // by the store's clock
+	Entries []Schedule    //
+	More    bool          // more entries are due than limit
+	Next    time.Duration // until the next NextAt after those; 0: there is none
+	Pending []Pending     // at most limit; see T7
+}
+
+// Pending is a firing whose task is not known to be enqueued yet.
+type Pending struct {
+	Record      FireRecord
+	Publication broker.Publication
+}
+
+// Firing claims one due moment of one entry.
+type Firing struct {
+	ID      string
+	Version int64
+	Due     time.Time // its NextDue
+
+	Next   time.Time // its NextDue from now on; zero: it never fires again
+	NextAt time.Time
+
+	Jitter time.Duration
+	// Publication is enqueued with the claim; nil for a moment that is passed
+	// over: Outcome and Error then say why.
+	Publication *broker.Publication
+	Outcome     FireOutcome
+	Error       string
+	Missed      int    // due moments that this claim passes over, itself included when it is OutcomeMisfired
+	Beat        string // who fires
+}
+
+// FireAnswer says what became of one firing: Err, or the record as stored.
+type FireAnswer struct {
+	Record FireRecord
+	Err    error
+}
+
+// FireOutcome says what became of a due moment.
+type FireOutcome string
+
+// What became of a due moment.
+const (
+	OutcomeFired     FireOutcome = "fired"     // its task is enqueued
+	OutcomePending   FireOutcome = "pending"   // claimed; its task is not known to be enqueued yet
+	OutcomeDuplicate FireOutcome = "duplicate" // its task was enqueued before
+	OutcomeMisfired  FireOutcome = "misfired"  // passed over by the misfire policy
+	OutcomeOverlap   FireOutcome = "overlap"   // passed over: the task before it has not ended
+	OutcomeFailed    FireOutcome = "failed"    // the broker refused its task, or there was none to make
+	OutcomeUnknown   FireOutcome = "unknown"   // pending for so long that nobody can tell any more
+	OutcomeManual    FireOutcome = "manual"    // run by hand
+)
+
+// FireRecord is one line of an entry's history.
+type FireRecord struct {
+	ID      string        `json:"id"` // of the schedule
+	Due     time.Time     `json:"due"`
+	Fired   time.Time     `json:"fired"` // by the store's clock
+	Outcome FireOutcome   `json:"outcome"`
+	Task    string        `json:"task,omitempty"`
+	Jitter  time.Duration `json:"jitter"` // ns
+	Drift   time.Duration `json:"drift"`  // ns
+	Missed  int           `json:"missed,omitempty"`
+	Error   string        `json:"error,omitempty"`
+	Beat    string        `json:"beat,omitempty"`
+}
