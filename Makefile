@@ -55,6 +55,7 @@ needs: ## install what the tests need and this machine lacks (Debian)
 	@tools/need.sh gcc gcc libc6-dev
 	@tools/need.sh python3 python3
 	@tools/need.sh node nodejs
+	@tools/need.sh redis-server redis-server
 
 race: needs ## the tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 8m ./...
