@@ -115,7 +115,8 @@
 //     and waiting consumers are woken for it; a terminal one is TooLate. A
 //     leased one that is given back, or whose lease ends, is cancelled, or its
 //     next consumer is told with the delivery. An outcome ends the revocation:
-//     a replay is a new decision.
+//     a replay is a new decision. Until then a RevocationLister lists it, to
+//     every process.
 //   - P2  AtomicWith: where it is true, the store's Get shows each of the
 //     broker's moves as soon as the call that made it returned, and a Watcher
 //     of it tells of each.
@@ -127,4 +128,10 @@
 //     statuses are kept, replayed under a higher epoch. Each is stored whole or
 //     not at all; an id that is known (B2) is ErrExists, and neither it nor a bad
 //     entry stops its neighbours. A moment of death in the future is now.
+//   - P5  Pauser: an Exchange that begins after Pause returned hands out nothing
+//     of a paused queue, whoever exchanges, also by a pattern, until Resume;
+//     More does not count what is ready there, nor is anybody woken for it. All
+//     else goes on: publishing, delays, renewals, settlements, purges, replays;
+//     what is given back waits in its place. Resume wakes who waits for the
+//     queue. Pauses last as long as the tasks do, and every process sees them.
 package broker

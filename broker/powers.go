@@ -20,6 +20,7 @@ const (
 	PowerOwner      Power = "owner"      // Owner
 	PowerImport     Power = "import"     // DeadImporter
 	PowerEdit       Power = "edit"       // ReplayOptions.Edited
+	PowerPause      Power = "pause"      // Pauser
 	PowerDurable    Power = "durable"    // what is stored survives the process
 	PowerShared     Power = "shared"     // several processes at once
 	PowerPush       Power = "push"       // waiting consumers are woken, not polling
@@ -34,7 +35,7 @@ const (
 func Powers() []Power {
 	return []Power{
 		PowerDurable, PowerShared, PowerPush, PowerPriorities, PowerDelays, PowerClaims, PowerFollowups,
-		PowerRevoke, PowerStatuses, PowerOwner, PowerImport, PowerEdit, PowerTx, PowerBroadcast, PowerLimits, PowerHolds, PowerGroups,
+		PowerRevoke, PowerStatuses, PowerOwner, PowerImport, PowerEdit, PowerPause, PowerTx, PowerBroadcast, PowerLimits, PowerHolds, PowerGroups,
 	}
 }
 

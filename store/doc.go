@@ -46,8 +46,34 @@
 //   - S12 Subscribe's channel receives after each change of that task that
 //     happened after Subscribe returned; changes may be merged, the last one is
 //     never lost.
-//   - S13 A heartbeat is listed until its TTL has passed, newest per worker.
+//   - S13 A heartbeat is listed until its TTL has passed, newest per worker;
+//     one that says Stopped takes its worker off the list.
 //   - S14 After Close every call returns broker.ErrClosed.
 //   - S15 All methods are safe for concurrent use; a cancelled context ends a
 //     call with its error.
+//
+// BeatFollower, where a Heartbeats has it:
+//
+//   - H1  Each heartbeat that is stored after Follow returned comes within a
+//     second, by whichever process, those that say Stopped included; of several
+//     of one worker that were not read in time the newest is enough. Nothing
+//     waits for who follows. Next ends with its context, and with
+//     broker.ErrClosed after Close of the stream, or of the backend.
+//
+// Control, where a backend has it:
+//
+//   - C1  A command reaches each worker that listens, and whose id matches To,
+//     once, within a second, in the order in which they were asked; and nobody
+//     else. Several listeners of one id each hear it.
+//   - C2  Who begins to listen after Ask returned does not hear it.
+//   - C3  A reply reaches who asked, once, within a second, and nobody else; its
+//     Worker is the listener's own, whatever the reply says. One that comes after
+//     Replies was closed is dropped, and is no error.
+//   - C4  A command that was not delivered within For, by the store's clock, is
+//     not delivered at all. Nothing waits for a listener that does not read; up
+//     to 256 commands, and for who asks 4,096 replies, are kept for it.
+//   - C5  What does not pass Check is refused with task.ErrInvalid, and nothing
+//     is sent.
+//   - C6  Next ends with its context, and with broker.ErrClosed after Close of
+//     the stream, or of the backend. Close may be called again.
 package store

@@ -117,6 +117,7 @@ type Heartbeat struct {
 	Retried   int64     `json:"retried"`
 	RenewedAt time.Time `json:"renewedAt,omitzero"` // the last lease renewal
 	Draining  bool      `json:"draining"`
+	Stopped   bool      `json:"stopped,omitempty"` // its last word: it ended in good order
 }
 
 // Isolates counts a worker's slots.

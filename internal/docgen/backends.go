@@ -42,6 +42,8 @@ func meaning(p broker.Power) string {
 		return "exported dead letters can be put back"
 	case broker.PowerEdit:
 		return "the arguments of a dead letter can be edited in its replay"
+	case broker.PowerPause:
+		return "queues can be paused, for all workers at once"
 	case broker.PowerTx:
 		return "enqueue inside a transaction of your own"
 	case broker.PowerBroadcast:
