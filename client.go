@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"iter"
 	"log/slog"
 	"sync"
 	"time"
@@ -76,6 +75,8 @@ type Client struct {
 	enqueue EnqueueFunc
 	flush   coalesce.Group[broker.Publication, broker.Outcome]
 	counts  sync.Map // of [2]string{task, queue}: *enqueueCounters
+	reads   coalesce.Group[string, store.Found]
+	watches watches
 }
 
 // NewClient makes a client on a backend. The backend stays the caller's to
@@ -126,6 +127,8 @@ func NewClient(b Backend, o ClientOptions) (*Client, error) {
 	c.flush.Flush = c.broker.Publish
 	c.flush.MaxWeight = maxPublishBytes
 	c.flush.Weigh = func(p broker.Publication) int { return task.EncodedSize(p.Envelope) }
+	read := func(ctx context.Context, ids []string) ([]store.Found, error) { return c.results.Get(ctx, ids...) }
+	c.reads.Flush, c.watches.read = read, read
 	c.enqueue = c.store
 	for i := len(o.Middleware) - 1; i >= 0; i-- {
 		c.enqueue = o.Middleware[i](c.enqueue)
@@ -158,76 +161,19 @@ func (c *Client) Get(ctx context.Context, id string) (Status, error) {
 	if err != nil {
 		return Status{}, fmt.Errorf("read task %s: %w", id, err)
 	}
-	if found[0].Err != nil {
-		return Status{}, fmt.Errorf("task %s: %w", id, found[0].Err)
+	return c.found(id, &found[0])
+}
+
+// found is a record as the store has it, with its result as plain JSON.
+func (c *Client) found(id string, f *store.Found) (s Status, err error) {
+	if f.Err != nil {
+		return s, fmt.Errorf("task %s: %w", id, f.Err)
 	}
-	s := found[0].Status
+	s = f.Status
 	if s.Result, err = c.unpackResult(&s); err != nil {
 		return s, fmt.Errorf("task %s: read its result: %w", id, err)
 	}
 	return s, nil
-}
-
-// pollEvery is how often a status is read where the store cannot push, and how
-// long a lost notification can cost at most.
-const pollEvery = time.Second
-
-// Wait returns a task's record when it has ended, ErrNotFound when none is
-// known, or the context's error.
-func (c *Client) Wait(ctx context.Context, id string) (Status, error) {
-	for s, err := range c.Watch(ctx, id) {
-		if err != nil || s.State.Terminal() {
-			return s, err
-		}
-	}
-	return Status{}, fmt.Errorf("wait for task %s: %w", id, context.Cause(ctx))
-}
-
-// Watch yields a task's record as it is and after each change, progress
-// included, until it has ended; changes that follow fast on each other may be
-// merged. It ends after the terminal record or the first error.
-func (c *Client) Watch(ctx context.Context, id string) iter.Seq2[Status, error] {
-	return func(yield func(Status, error) bool) {
-		changed, cancel := c.subscribe(id)
-		defer cancel()
-		tick := time.NewTimer(pollEvery)
-		defer tick.Stop()
-		var last Status
-		for first := true; ; first = false {
-			s, err := c.Get(ctx, id)
-			if ctx.Err() != nil {
-				err = fmt.Errorf("wait for task %s: %w", id, context.Cause(ctx))
-			}
-			if err != nil {
-				yield(last, err)
-				return
-			}
-			if (first || differs(&last, &s)) && !yield(s, nil) || s.State.Terminal() {
-				return
-			}
-			last = s
-			tick.Reset(pollEvery)
-			select {
-			case <-changed:
-			case <-tick.C:
-			case <-ctx.Done():
-			}
-		}
-	}
-}
-
-func (c *Client) subscribe(id string) (<-chan struct{}, func()) {
-	if w, ok := c.results.(store.Watcher); ok {
-		return w.Subscribe(id)
-	}
-	return nil, func() {}
-}
-
-func differs(a, b *Status) bool {
-	if a.State != b.State || a.Epoch != b.Epoch || a.Attempt != b.Attempt || a.ReplayCount != b.ReplayCount {
-		return true
-	}
-	return (a.Progress == nil) != (b.Progress == nil) || a.Progress != nil && !a.Progress.At.Equal(b.Progress.At)
 }
 
 // List returns a page of statuses, newest first.
