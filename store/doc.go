@@ -1,6 +1,6 @@
 // Package store is the contract of what keeps records: statuses with their
 // results, workers' heartbeats, the scheduler's entries (Schedules, rules
-// T1–T11), and locks with fencing tokens (Locks, rules L1–L5).
+// T1–T11), and locks with fencing tokens (Locks, rules L1–L6).
 //
 // # The rules
 //

@@ -23,11 +23,15 @@ var ErrHeld = errors.New("lock held by another")
 //     broker.ErrLeaseLost and changes nothing. A token is never used again, not
 //     even after Release.
 //   - L5  All methods are safe for concurrent use.
+//   - L6  Holder reports who holds a lock, its token, and as TTL how long until
+//     it ends; a zero Lock when nobody does. It changes nothing.
 type Locks interface {
 	// Acquire takes or renews the lock for ttl from now.
 	Acquire(ctx context.Context, name, holder string, ttl time.Duration) (Lock, error)
 	// Release gives it back before its end.
 	Release(ctx context.Context, l Lock) error
+	// Holder says who has the lock, without taking it: for those who look.
+	Holder(ctx context.Context, name string) (Lock, error)
 }
 
 // Lock is what its holder shows where it protects something: whoever stores on
