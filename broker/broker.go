@@ -28,7 +28,7 @@ var (
 )
 
 // Broker holds envelopes and hands them out under leases. The package
-// documentation has the rules B1–B30 that every implementation keeps.
+// documentation has the rules B1–B31 that every implementation keeps.
 type Broker interface {
 	// Publish stores a batch, all in one step, and says of each item what
 	// became of it. An error means that nothing is known of any of them: to
@@ -184,6 +184,7 @@ type Delivery struct {
 	Starts      int       // counted starts since the last settlement
 	Redelivered bool      // an earlier lease ended without settlement: start it by a call of its own
 	NotBefore   time.Time // when it became due, if it was delayed
+	Reserved    bool      // it comes for the slot of a rate limit that was reserved for it: rule B31
 
 	Replays   int // how often it was replayed
 	Malformed error

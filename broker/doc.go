@@ -107,6 +107,12 @@
 //     have done is done whole or not at all.
 //   - B30 Methods of a Broker are safe for concurrent use. A Consumer belongs
 //     to one goroutine, but Wait may run beside Exchange.
+//   - B31 Queued with Reserved gives the task back as B17 does, but that starts
+//     and Redelivered stay also with NotBefore. Its next delivery says Reserved,
+//     with that moment, if there was one, as its NotBefore. The mark is of one
+//     lease: it stays when that one is given back unstarted (B23), and is gone
+//     when the lease ends without settlement, or the task is settled otherwise.
+//     While it has the mark the task's status says task.MetaRateLimited.
 //
 // Powers (each tested where it is declared):
 //

@@ -21,6 +21,7 @@ const (
 	PowerImport     Power = "import"     // DeadImporter
 	PowerEdit       Power = "edit"       // ReplayOptions.Edited
 	PowerPause      Power = "pause"      // Pauser
+	PowerRates      Power = "rates"      // store.Limiter, and task.Outcome.Reserved (B31)
 	PowerDurable    Power = "durable"    // what is stored survives the process
 	PowerShared     Power = "shared"     // several processes at once
 	PowerPush       Power = "push"       // waiting consumers are woken, not polling
@@ -35,7 +36,7 @@ const (
 func Powers() []Power {
 	return []Power{
 		PowerDurable, PowerShared, PowerPush, PowerPriorities, PowerDelays, PowerClaims, PowerFollowups,
-		PowerRevoke, PowerStatuses, PowerOwner, PowerImport, PowerEdit, PowerPause, PowerTx, PowerBroadcast, PowerLimits, PowerHolds, PowerGroups,
+		PowerRevoke, PowerStatuses, PowerOwner, PowerImport, PowerEdit, PowerPause, PowerRates, PowerTx, PowerBroadcast, PowerLimits, PowerHolds, PowerGroups,
 	}
 }
 

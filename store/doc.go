@@ -76,4 +76,22 @@
 //     is sent.
 //   - C6  Next ends with its context, and with broker.ErrClosed after Close of
 //     the stream, or of the backend. Close may be called again.
+//
+// Limiter, where a broker has it:
+//
+//   - R1  A key has as many slots in any span as its rate has in that time, and
+//     its burst besides; a key that nobody used has its burst at once. Who cannot
+//     have one now gets the next that is free, and it is his alone.
+//   - R2  Slots of one key are given in the order in which they are asked for,
+//     within a batch and over batches, in whichever process; none begins before
+//     it is asked for. At is by the store's clock, and Wait agrees with it.
+//   - R3  Keys do not touch each other. A rate that changes counts from the next
+//     reservation on.
+//   - R4  Who asks Again has a line of its own, with the rate and without the
+//     burst, and neither line moves the other. So both together give at most
+//     twice the rate, and that only while there is something to catch up with.
+//   - R5  A reservation that does not pass Check takes no slot and fails alone.
+//   - R6  Methods are safe for concurrent use; a cancelled context ends a call
+//     with its error; after Close of the broker each returns broker.ErrClosed. A
+//     key that is idle takes no room for ever.
 package store

@@ -2,6 +2,7 @@ package task
 
 import (
 	"encoding/json"
+	"maps"
 	"time"
 )
 
@@ -91,6 +92,10 @@ type Outcome struct {
 	Reason    string          // Failed, Cancelled
 	NotBefore time.Time       // Retried, Queued: when it is due; zero: at once, and a released task keeps its place
 
+	// Reserved, of Queued: a rate limit gave the task a slot, which is its own
+	// from NotBefore on, or now if that is zero; its next delivery says so.
+	Reserved bool
+
 	// Attempt is the task's attempt counter after this outcome.
 	Attempt int
 
@@ -102,6 +107,28 @@ type Outcome struct {
 	// all. A failed task's status lives as long as its dead letter, whatever
 	// Keep says, unless Keep is 0.
 	Keep time.Duration
+}
+
+// MetaRateLimited is the mark in a status's Meta of a task that waits for, or
+// has, a slot that a rate limit reserved for it. It is no part of the envelope.
+const MetaRateLimited = "rateLimited"
+
+// MarkRateLimited sets or removes the mark MetaRateLimited. It never writes into
+// a map that the envelope shares.
+func (s *Status) MarkRateLimited(on bool) {
+	if _, has := s.Meta[MetaRateLimited]; has == on {
+		return
+	}
+	meta := maps.Clone(s.Meta)
+	if on {
+		if meta == nil {
+			meta = make(map[string]json.RawMessage, 1)
+		}
+		meta[MetaRateLimited] = json.RawMessage("true")
+	} else {
+		delete(meta, MetaRateLimited)
+	}
+	s.Meta = meta
 }
 
 // Forever as a retention: the record is never removed.

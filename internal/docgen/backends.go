@@ -48,8 +48,10 @@ func meaning(p broker.Power) string {
 		return "enqueue inside a transaction of your own"
 	case broker.PowerBroadcast:
 		return "one task to every worker that subscribes"
+	case broker.PowerRates:
+		return "a rate limit for a task, over all workers"
 	case broker.PowerLimits:
-		return "rate and concurrency limits"
+		return "limits by key, and of what runs at once"
 	case broker.PowerHolds:
 		return "tasks that wait for another's end"
 	case broker.PowerGroups:
