@@ -31,6 +31,9 @@ func (c *Client) EnqueueMany(ctx context.Context, items []Item) ([]Receipt, erro
 
 // store is the innermost EnqueueFunc.
 func (c *Client) store(ctx context.Context, items []Item) ([]Receipt, error) {
+	if p, ok := ctx.Value(preparationKey{}).(*preparation); ok {
+		return p.fill(ctx, c, items), nil
+	}
 	receipts := make([]Receipt, len(items))
 	batch := make([]broker.Publication, 0, len(items))
 	index := make([]int, 0, len(items)) // of the item that each publication is made of
