@@ -11,7 +11,9 @@ import (
 var ErrHeld = errors.New("lock held by another")
 
 // Locks grants a name to one holder at a time, for as long as he renews it.
-// All times are the store's clock's.
+// All times are the store's clock's; a step back of it by more than a ttl ends
+// the locks of that ttl, rather than to make them last. A holder names one life
+// of one process.
 //
 //   - L1  Acquire grants a lock that nobody holds, or whose end has come, under
 //     a token greater than every token of that name before. It never blocks.
@@ -22,7 +24,10 @@ var ErrHeld = errors.New("lock held by another")
 //   - L4  Release ends the lock if its token is still the newest; else it is
 //     broker.ErrLeaseLost and changes nothing. A token is never used again, not
 //     even after Release.
-//   - L5  All methods are safe for concurrent use.
+//   - L5  All methods are safe for concurrent use. A name or holder that is
+//     empty, or longer than 256 bytes, and a ttl below a millisecond, are
+//     task.ErrInvalid. After the backend's Close every call is broker.ErrClosed;
+//     a cancelled context ends a call with its error.
 //   - L6  Holder reports who holds a lock, its token, and as TTL how long until
 //     it ends; a zero Lock when nobody does. It changes nothing.
 type Locks interface {

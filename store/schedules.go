@@ -23,17 +23,27 @@ const LeadLock = "beat"
 // MaxHistory is how many of its newest firings an entry keeps.
 const MaxHistory = 100
 
+// DueLimit is how many entries Due returns when it is not told.
+const DueLimit = 1000
+
+// MaxDefinition is how many bytes a definition may have.
+const MaxDefinition = 64 << 10
+
 // Schedules keeps the entries of the scheduler. What an entry means is beat's
 // business: a store sees when the entry is next to be looked at, and moves it on
 // when a firing claims its due moment. "Now" is the store's clock everywhere.
+// Moments are kept, and compared, in whole milliseconds; those at which
+// something happened in whole microseconds.
 //
 //   - T1  Apply is all or nothing. A change applies when its entry is at the
 //     version and the last due moment that the change was made from (zero for an
-//     entry that must not exist yet); else it is a *ConflictError. It raises
-//     the version. Versions of an id are never used again, not even after the
-//     entry was deleted.
-//   - T2  A delete removes the entry with its history. Deleting, or changing,
-//     what is not there is ErrNoSchedule.
+//     entry that must not exist yet; a delete asks for the version alone); else
+//     it is a *ConflictError. It raises the version. Versions of an id are never
+//     used again, not even after the entry was deleted. A change that Check
+//     refuses, or an id that is there twice, is task.ErrInvalid. The answer has
+//     each entry as it is stored now, or as it was before it was deleted.
+//   - T2  A delete removes the entry with its history; what is pending stays
+//     so. Deleting, or changing, what is not there is ErrNoSchedule.
 //   - T3  Get and List show what an earlier call stored. List goes by id, in
 //     pages that neither repeat nor skip an entry that did not change.
 //   - T4  Due returns the entries whose NextAt has come, the earliest first
@@ -44,40 +54,54 @@ const MaxHistory = 100
 //     batch), the entry is there (ErrNoSchedule) at the version given, and Due
 //     is its NextDue (else a *ConflictError). The entry then has LastDue,
 //     NextDue, NextAt and the marks of the firing, and its history the record.
-//     Each firing applies whole or not at all, and fails alone. Several of one
-//     entry apply in their order.
-//   - T6  Where FiresInto is true for a broker, the firing's publication is
-//     stored in that broker in the same step. An id that is known, or a claim
-//     that is held, is OutcomeDuplicate; one that is refused is OutcomeFailed
-//     with the error: the entry moves on in both cases, as its record says.
-//   - T7  Elsewhere Fire keeps the publication as pending in the same step,
+//     Each firing applies whole or not at all, and fails alone; one that Check
+//     refuses is task.ErrInvalid. Several of one entry apply in their order.
+//   - T6  Where FiresInto is true for a broker, the publication of an Atomic
+//     firing is stored in that broker in the same step. An id that is known, or
+//     a claim that is held, is OutcomeDuplicate; one that is refused is
+//     OutcomeFailed with the error: the entry moves on in both cases, as its
+//     record says. Where it is true for none, an Atomic firing is
+//     broker.ErrUnsupported.
+//   - T7  Otherwise Fire keeps the publication as pending in the same step,
 //     and Due lists what is pending, the oldest first, until Finish says what
-//     became of it. Finish under a lead that is not the newest is
-//     broker.ErrLeaseLost; finishing twice is no error and changes nothing.
+//     became of it: the history's record and the entry's marks follow. Finish
+//     under a lead that is not the newest is broker.ErrLeaseLost; finishing
+//     twice is no error and changes nothing.
 //   - T8  History has an entry's newest records, the newest first, MaxHistory
-//     at most.
+//     at most; of what is not there it is ErrNoSchedule.
 //   - T9  Wait returns soon after an entry was applied, by whichever process,
-//     and at the latest after atMost; ending it loses nothing. It may return
-//     early.
+//     since this Schedules last answered Due; and at the latest after atMost.
+//     Ending it loses nothing. It may return early.
 //   - T10 Ten thousand entries due at once are claimed in batches, and 100,000
 //     that are not due cost Due nothing: it reads an index.
 //   - T11 After the backend's Close every call returns broker.ErrClosed, and
 //     waiting ones return. All methods are safe for concurrent use; a cancelled
 //     context ends a call with its error.
 type Schedules interface {
+	// Apply creates, changes and deletes entries.
 	Apply(ctx context.Context, changes []ScheduleChange) ([]Schedule, error)
+	// Get has an answer for each id, in their order.
 	Get(ctx context.Context, ids ...string) ([]FoundSchedule, error)
+	// List returns a page, and the cursor of the next one; "" after the last.
 	List(ctx context.Context, p broker.Page) ([]Schedule, string, error)
+	// History returns the newest records; a limit of 0 is MaxHistory.
 	History(ctx context.Context, id string, limit int) ([]FireRecord, error)
 
+	// Due says what is to be fired; a limit of 0 is DueLimit.
 	Due(ctx context.Context, limit int) (Due, error)
+	// Fire claims due moments. An error means that nothing is known of any of
+	// the batch: what Due says next is the truth.
 	Fire(ctx context.Context, lead Lock, batch []Firing) ([]FireAnswer, error)
+	// Finish says what became of pending firings: the ID and Due of a record
+	// name one, its Outcome, Task and Error are the news.
 	Finish(ctx context.Context, lead Lock, batch []FireRecord) error
+	// Wait waits for a change of the entries.
 	Wait(ctx context.Context, atMost time.Duration) error
 }
 
 // FiresInto is implemented by schedules that can store their publications in a
-// broker in the step that claims the moment (rule T6).
+// broker in the step that claims the moment (rule T6): that of the same backend.
+// It is false of what wraps that broker, since the wrapper would not see them.
 type FiresInto interface {
 	FiresInto(b broker.Broker) bool
 }
@@ -95,14 +119,14 @@ type Schedule struct {
 	NextDue time.Time `json:"nextDue,omitzero"`
 	NextAt  time.Time `json:"nextAt,omitzero"`
 
-	LastDue   time.Time     `json:"lastDue,omitzero"`   // the newest moment that was claimed
-	LastFired time.Time     `json:"lastFired,omitzero"` // when that happened
-	LastTask  string        `json:"lastTask,omitempty"` // the newest task that was enqueued
-	LastError string        `json:"lastError,omitempty"`
-	Jitter    time.Duration `json:"jitter"` // ns, of the newest firing
-	Drift     time.Duration `json:"drift"`  // ns: LastFired − (LastDue + Jitter)
-	Fired     int64         `json:"fired"`  // tasks enqueued
-	Misfired  int64         `json:"misfired"`
+	LastDue   time.Time     `json:"lastDue,omitzero"`    // the newest moment that was claimed
+	LastFired time.Time     `json:"lastFired,omitzero"`  // when that happened
+	LastTask  string        `json:"lastTask,omitempty"`  // the newest task that a firing enqueued, or found enqueued
+	LastError string        `json:"lastError,omitempty"` // of the newest firing that failed, until one has not
+	Jitter    time.Duration `json:"jitter"`              // ns, of the newest firing
+	Drift     time.Duration `json:"drift"`               // ns: LastFired − (LastDue + Jitter)
+	Fired     int64         `json:"fired"`               // tasks enqueued, those by hand apart
+	Misfired  int64         `json:"misfired"`            // due moments passed over: the sum of Missed
 }
 
 // ScheduleChange creates, changes or deletes one entry.
@@ -114,8 +138,10 @@ type ScheduleChange struct {
 	Delete     bool
 	Definition json.RawMessage // nil: as it is
 	NextDue    time.Time       // must be after LastDue, or zero
-	NextAt     time.Time
-	Record     *FireRecord // put into its history in the same step: a run by hand
+	NextAt     time.Time       // zero when NextDue is, and only then
+	// Record is put into its history in the same step, with the entry's id and
+	// the moment that it is stored: a run by hand. It moves no mark.
+	Record *FireRecord
 }
 
 // ConflictError says which entry changed. It is ErrConflict.
@@ -147,10 +173,10 @@ type FoundSchedule struct {
 
 // Due is what is to be fired, and when to look again.
 type Due struct {
-	Now     time.Time     // by the store's clock
-	Entries []Schedule    //
+	Now     time.Time // by the store's clock
+	Entries []Schedule
 	More    bool          // more entries are due than limit
-	Next    time.Duration // until the next NextAt after those; 0: there is none
+	Next    time.Duration // until the next NextAt after those, at least 1; 0: there is none
 	Pending []Pending     // at most limit; see T7
 }
 
@@ -166,13 +192,14 @@ type Firing struct {
 	Version int64
 	Due     time.Time // its NextDue
 
-	Next   time.Time // its NextDue from now on; zero: it never fires again
-	NextAt time.Time
+	Next   time.Time // its NextDue from now on, after Due; zero: it never fires again
+	NextAt time.Time // zero when Next is, and only then
 
 	Jitter time.Duration
 	// Publication is enqueued with the claim; nil for a moment that is passed
 	// over: Outcome and Error then say why.
 	Publication *broker.Publication
+	Atomic      bool // publish in this step: FiresInto is true for the broker that it is for
 	Outcome     FireOutcome
 	Error       string
 	Missed      int    // due moments that this claim passes over, itself included when it is OutcomeMisfired
