@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"path/filepath"
-	"sort"
 	"strconv"
 	"strings"
 	"sync"
@@ -143,32 +142,16 @@ func BenchmarkPostTask(b *testing.B) {
 }
 
 // BenchmarkWait measures from the end of the handler to the answer of the
-// request that waits for it.
+// request that waits for it, all in this process.
 func BenchmarkWait(b *testing.B) {
 	backends(b, func(b *testing.B, r *rig) {
-		var mu sync.Mutex
-		ended := map[string]time.Time{}
-		r.work(stem.NewTask[stem.None, stem.None]("bench").Do(func(ctx context.Context, _ stem.None) error {
-			<-time.After(5 * time.Millisecond) // until the request waits
-			mu.Lock()
-			defer mu.Unlock()
-			ended[stem.Current(ctx).ID()] = time.Now()
-			return nil
-		}))
-		var took []time.Duration
+		r.work(moment)
 		w := r.wire(b)
-		for i := range b.N {
-			id := fmt.Sprintf("w%d", i)
-			w.do(request("/v1/tasks", fmt.Sprintf(`{"name":"bench","args":{},"id":%q}`, id)), "201")
-			w.do([]byte("GET /v1/tasks/"+id+"/wait HTTP/1.1\r\nHost: localhost\r\n\r\n"), "200")
-			now := time.Now()
-			mu.Lock()
-			took = append(took, now.Sub(ended[id]))
-			mu.Unlock()
+		var took []time.Duration
+		for i := 0; b.Loop(); i++ {
+			took = append(took, w.wait(fmt.Sprintf("w%d", i)))
 		}
-		sort.Slice(took, func(i, j int) bool { return took[i] < took[j] })
-		b.ReportMetric(float64(took[len(took)*99/100].Microseconds()), "p99-µs")
-		b.ReportMetric(float64(took[len(took)/2].Microseconds()), "p50-µs")
+		report(b, took)
 	})
 }
 

@@ -2,6 +2,7 @@ package sqlite
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -43,7 +44,7 @@ func (s *results) Get(ctx context.Context, ids ...string) ([]store.Found, error)
 		return nil, err
 	}
 	found := make([]store.Found, len(ids))
-	err := s.db.read(ctx, func(c *conn) error {
+	get := func(c *conn) error {
 		now := time.Now().UnixMilli()
 		for i, id := range ids {
 			found[i] = store.Found{Err: store.ErrNotFound}
@@ -56,11 +57,31 @@ func (s *results) Get(ctx context.Context, ids ...string) ([]store.Found, error)
 			}
 		}
 		return nil
+	}
+	err := s.db.read(ctx, func(c *conn) error {
+		if len(ids) == 1 {
+			return get(c) // its statement is a transaction of its own
+		}
+		return c.together(get)
 	})
 	if err != nil {
 		return nil, err
 	}
 	return found, nil
+}
+
+// together runs reads in one transaction, which spares the file's locks for
+// each.
+func (c *conn) together(fn func(c *conn) error) error {
+	if err := c.Exec("BEGIN"); err != nil {
+		return fmt.Errorf("begin to read: %w", err)
+	}
+	err := fn(c)
+	c.SetInterrupt(context.Background()) // the end is not to be interrupted
+	if end := c.Exec("ROLLBACK"); end != nil && !c.GetAutocommit() {
+		return errors.Join(err, fmt.Errorf("end a read: %w", end))
+	}
+	return err
 }
 
 // status reads one status, of whichever kind.
