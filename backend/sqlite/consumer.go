@@ -34,7 +34,10 @@ type consumer struct {
 	held    map[int64]*holding // by place in line
 	pruneAt int                // how many held make it ask which of them still are
 	waiting bool
-	hungry  bool // its last exchange had room for more
+	hungry  bool          // its last exchange had room for more
+	room    broker.Want   // that more
+	serving chan struct{} // closed when the transaction that serves it ends; nil: none does
+	hand    *hand         // what it was served
 	ended   bool
 }
 
@@ -82,6 +85,14 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 	}
 	called := c.takeCall() // whatever it stood for is seen below
 	c.turn.Add(1)
+	h := c.takeHand()
+	got := c.unpack(ctx, h, want)
+	if len(got) > 0 && len(done) == 0 && len(live) == 0 {
+		c.setRoom(want, got)
+		c.callOthers(h.left, true)
+		return c.withRevoked(ctx, broker.Batch{Deliveries: got, Next: h.next, More: h.more})
+	}
+	want = less(want, got)
 	sel := c.selection(want)
 	if len(done) == 0 && len(live) == 0 && !(called && want.Count > 0) {
 		work, x, err := c.db.look(ctx, sel)
@@ -89,7 +100,7 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 			return broker.Batch{}, fmt.Errorf("exchange: %w", err)
 		}
 		if !work || want.Count <= 0 {
-			c.setHungry(want.Count > 0)
+			c.setRoom(want, nil)
 			c.callOthers(x.left, called)
 			return c.withRevoked(ctx, broker.Batch{Next: x.next, More: work})
 		}
@@ -98,12 +109,14 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 	if err != nil {
 		return broker.Batch{}, fmt.Errorf("exchange: %w", err)
 	}
-	c.setHungry(len(x.taken) < want.Count)
 	batch := broker.Batch{Settled: x.settled, Renewed: x.renewed, Next: x.next, More: x.more}
 	batch.Deliveries = deliveries(x.taken)
-	if c.remember(done, batch.Deliveries, x.taken) {
+	c.setRoom(want, batch.Deliveries)
+	c.forget(done)
+	if c.note(batch.Deliveries, x.taken) {
 		c.prune(ctx)
 	}
+	batch.Deliveries = append(got, batch.Deliveries...)
 	c.callOthers(x.left, called || len(x.taken) > 0)
 	return c.withRevoked(ctx, batch)
 }
@@ -141,12 +154,6 @@ func (c *consumer) selection(want broker.Want) *selection {
 	}
 }
 
-func (c *consumer) setHungry(hungry bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.hungry = hungry
-}
-
 // deliveries decodes what was leased.
 func deliveries(list []taken) []broker.Delivery {
 	if len(list) == 0 {
@@ -176,10 +183,9 @@ func deliveries(list []taken) []broker.Delivery {
 	return out
 }
 
-// remember notes what the consumer holds now, and reports whether it is time
-// to prune.
-func (c *consumer) remember(done []broker.Settlement, got []broker.Delivery, list []taken) bool {
-	c.forget(done)
+// note remembers what the consumer got, the first of what was taken, and
+// reports whether it is time to prune.
+func (c *consumer) note(got []broker.Delivery, list []taken) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for i := range got {
@@ -287,10 +293,17 @@ func (c *consumer) Wait(ctx context.Context, atMost time.Duration) error {
 		return nil
 	}
 	work, err := c.lieDown(ctx)
-	defer c.getUp()
-	if work || err != nil {
-		return err
+	if !work && err == nil {
+		err = c.sleep(ctx, atMost)
 	}
+	c.getUp()
+	if err != nil && ctx.Err() != nil {
+		c.dropHand(ctx) // perhaps nobody comes for it
+	}
+	return err
+}
+
+func (c *consumer) sleep(ctx context.Context, atMost time.Duration) error {
 	timer := time.NewTimer(atMost)
 	defer timer.Stop()
 	select {
@@ -342,24 +355,17 @@ func (c *consumer) Close(ctx context.Context) error {
 	if c.b.closed.Load() || c.db.isClosed() {
 		return nil
 	}
+	c.dropHand(ctx)
 	c.mu.Lock()
-	var held []*holding
+	var held []broker.Receipt
 	for _, h := range c.held {
-		held = append(held, h)
+		held = append(held, h.receipt)
 	}
 	c.mu.Unlock()
 	if len(held) == 0 {
 		return nil
 	}
-	err := c.db.write(ctx, func(t *tx) error {
-		for _, h := range held {
-			if err := t.giveBack(h.receipt); err != nil {
-				return fmt.Errorf("give back %s: %w", h.receipt, err)
-			}
-		}
-		return nil
-	})
-	if err != nil {
+	if err := c.db.giveBackAll(ctx, held); err != nil {
 		return fmt.Errorf("close consumer: %w", err)
 	}
 	return nil

@@ -1,6 +1,10 @@
 package sqlite
 
-import "context"
+import (
+	"context"
+
+	"github.com/stemjobs/stem/broker"
+)
 
 // OpenVFS opens a file through a VFS that a test has registered.
 func OpenVFS(ctx context.Context, c Config, vfs string) (*DB, error) { return open(ctx, c, vfs) }
@@ -28,3 +32,6 @@ func (db *DB) Pending() int {
 	defer db.writer.mu.Unlock()
 	return len(db.writer.queue)
 }
+
+// Waits reports whether a consumer waits and has room.
+func Waits(c broker.Consumer) bool { return c.(*consumer).awaits() == hungryWaits }

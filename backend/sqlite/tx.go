@@ -25,6 +25,7 @@ type tx struct {
 	soon    map[int64]bool // queues with a task that comes due before anybody looks by himself
 	changed []string       // ids of tasks whose status changed
 	revoked bool           // a leased task was revoked
+	served  []service      // consumers that waited, with what was received for them
 
 	committing bool
 }
@@ -375,5 +376,6 @@ func (t *tx) committed() {
 		}
 		queues = append(queues, name)
 	}
+	t.handOut(true)
 	t.db.hub.committed(queues, t.changed, t.revoked)
 }

@@ -215,8 +215,12 @@ func (w *writer) alone(ops []*op) {
 }
 
 func (w *writer) answer(ops []*op, t *tx, err error) {
-	if err == nil && t != nil {
+	switch {
+	case t == nil:
+	case err == nil:
 		t.committed()
+	default:
+		t.handOut(false)
 	}
 	for _, o := range ops {
 		o.err = err
@@ -273,6 +277,9 @@ func (w *writer) transaction(next func() *op) (ops []*op, t *tx, err error) {
 			break
 		}
 		ops = append(ops, o)
+	}
+	if err := t.serve(); err != nil {
+		return ops, t, w.rollback(err)
 	}
 	if err := t.finish(); err != nil {
 		return ops, t, w.rollback(err)
