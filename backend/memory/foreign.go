@@ -244,8 +244,10 @@ func (db *DB) applyForeign(r *record, o *task.Outcome, now time.Time) {
 	}
 	r.state = stateOf(o.State)
 	if o.State == task.Retried || !o.NotBefore.IsZero() {
-		r.starts = 0
 		r.setNotBefore(o.NotBefore)
+		if !r.reserved {
+			r.starts = 0
+		}
 	}
 }
 

@@ -36,6 +36,7 @@ type DB struct {
 	finished pile[*record] // done records by the end of their retention
 	dead     graveyard
 	claims   map[string]claim
+	limits   map[string]*store.Lines // of rate limits, by key
 	beats    map[string]beat
 	watches  map[string][]*watch
 	outboxes map[string]*record // foreign records whose outcome is not cleared
@@ -53,6 +54,7 @@ type DB struct {
 
 	queueLimit int // how many queues there may be before unused ones are dropped
 	claimLimit int // the same of claims
+	limitLimit int // the same of keys of rate limits
 }
 
 // New returns an empty DB. Close it to end the calls that wait on it.
@@ -63,12 +65,14 @@ func New() *DB {
 		timeline:   timeline{buckets: map[int64]*bucket{}},
 		queues:     map[string]*queue{},
 		claims:     map[string]claim{},
+		limits:     map[string]*store.Lines{},
 		beats:      map[string]beat{},
 		watches:    map[string][]*watch{},
 		outboxes:   map[string]*record{},
 		selectors:  map[string]*selector{},
 		queueLimit: 1024,
 		claimLimit: 1024,
+		limitLimit: 1024,
 	}
 }
 
@@ -173,6 +177,7 @@ func (db *DB) sweepQueue(q *queue, now time.Time) {
 			db.cancelRevoked(r, now)
 			continue
 		}
+		r.reserved = false
 		db.ready(r, at) // still held: who comes late, but first, may settle it
 	}
 	q.reschedule()

@@ -40,6 +40,7 @@ func TestStoreConformance(t *testing.T) {
 		r := db.Results()
 		return storetest.Backend{
 			Results: r, Watcher: r.(store.Watcher), Outboxes: r.(store.Outboxes), Heartbeats: db.Heartbeats(),
+			Limiter: db.Broker().(store.Limiter),
 		}
 	}
 	storetest.Run(t, storetest.Options{

@@ -84,7 +84,7 @@ func (r *record) delivery() broker.Delivery {
 	d := broker.Delivery{
 		Receipt:  broker.Receipt{ID: r.id, Epoch: r.epoch},
 		Envelope: r.env, Queue: r.q.name, Size: int(r.size), Lease: r.lease(),
-		Attempt: r.attempt, Starts: int(r.starts), Redelivered: r.redelivered,
+		Attempt: r.attempt, Starts: int(r.starts), Redelivered: r.redelivered, Reserved: r.reserved,
 	}
 	if x := r.extra; x != nil {
 		d.RetryBase, d.NotBefore, d.Replays = x.retryBase, x.notBefore, x.replays

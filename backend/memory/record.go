@@ -73,6 +73,7 @@ type record struct {
 	trimmed     bool // env's args are what the status keeps
 	held        bool // the newest lease is neither settled, given back, nor passed on
 	started     bool // in the newest lease
+	reserved    bool // it has a slot of a rate limit, or had it when its newest lease began
 	redelivered bool // a lease ended without settlement, since the last one that did not
 	hidden      bool // a dead letter whose status is gone
 	removed     bool // from the DB
@@ -211,6 +212,7 @@ func (r *record) status(s *task.Status) {
 	if !r.trimmed {
 		s.Args = task.KeepArgs(e.Args)
 	}
+	s.MarkRateLimited(r.reserved)
 	x := r.extra
 	if x == nil {
 		return

@@ -196,6 +196,7 @@ func (r *record) note(o *task.Outcome) {
 	if !o.StartedAt.IsZero() {
 		r.startedAt = momentOf(o.StartedAt)
 	}
+	r.reserved = o.State == task.Queued && o.Reserved
 	if o.State != task.Queued {
 		r.attempt = max(r.attempt, o.Attempt)
 		r.addError(o.Error)
@@ -206,8 +207,10 @@ func (r *record) note(o *task.Outcome) {
 func (db *DB) putBack(r *record, o *task.Outcome, now time.Time) {
 	r.state = stateOf(o.State)
 	if o.State == task.Retried || !o.NotBefore.IsZero() {
-		r.starts, r.redelivered = 0, false
 		r.setNotBefore(o.NotBefore)
+		if !r.reserved {
+			r.starts, r.redelivered = 0, false
+		}
 	}
 	if due := dueAt(o.NotBefore, now); due != 0 {
 		db.delay(r, due)
@@ -254,6 +257,7 @@ func (db *DB) retain(r *record, keep time.Duration, now time.Time) {
 // that have their own time.
 func (db *DB) cancel(r *record, reason string, keep time.Duration, now time.Time) {
 	db.letGo(r)
+	r.reserved = false
 	db.endClaims(r)
 	db.finish(r, &task.Outcome{State: task.Cancelled, Reason: reason, Keep: keep, EndedAt: now}, now)
 	db.notify(r)

@@ -28,7 +28,7 @@ func (b *fileBroker) Capabilities() broker.Capabilities {
 		Powers: []broker.Power{
 			broker.PowerDurable, broker.PowerShared, broker.PowerPush, broker.PowerPriorities, broker.PowerDelays,
 			broker.PowerClaims, broker.PowerFollowups, broker.PowerRevoke, broker.PowerStatuses, broker.PowerOwner,
-			broker.PowerImport, broker.PowerEdit,
+			broker.PowerImport, broker.PowerEdit, broker.PowerRates,
 		},
 		MaxSize: task.DefaultMaxSize,
 	}

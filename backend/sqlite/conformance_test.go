@@ -33,6 +33,7 @@ func (f *files) results(t testing.TB, path string) storetest.Backend {
 	f.byRole.Store(r, path)
 	return storetest.Backend{
 		Results: r, Watcher: r.(store.Watcher), Outboxes: r.(store.Outboxes), Heartbeats: db.Heartbeats(),
+		Limiter: db.Broker().(store.Limiter),
 	}
 }
 

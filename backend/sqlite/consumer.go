@@ -172,7 +172,7 @@ func deliveries(list []taken) []broker.Delivery {
 		d := broker.Delivery{
 			Receipt:  broker.Receipt{ID: v.id, Epoch: v.epoch, Token: token(v.seq, v.lease)},
 			Envelope: e, Queue: v.queue, Size: v.size, Lease: v.lease,
-			Attempt: v.attempt, RetryBase: v.base, Starts: v.starts, Redelivered: v.has(flagRedelivered),
+			Attempt: v.attempt, RetryBase: v.base, Starts: v.starts, Redelivered: v.has(flagRedelivered), Reserved: v.has(flagReserved),
 			Replays: v.replays, Malformed: err,
 		}
 		if v.has(flagWaited) {

@@ -381,7 +381,7 @@ func (t *tx) replay(r *row, notBefore time.Time) error {
 	r.replays++
 	r.base, r.starts = r.attempt, 0
 	r.phase = phaseOf(task.Queued)
-	r.flags &^= flagStarted | flagLapsed | flagRedelivered | flagWaited | flagHidden
+	r.flags &^= flagStarted | flagLapsed | flagRedelivered | flagWaited | flagHidden | flagReserved
 	t.touched(r.id)
 	return t.wait(r, notBefore)
 }

@@ -135,7 +135,7 @@ func (t *tx) moveDue() (more bool, err error) {
 		case r.has(flagRevoked):
 			err = t.cancelRevoked(r)
 		default:
-			r.flags |= flagLapsed | flagRedelivered
+			r.flags = r.flags&^flagReserved | flagLapsed | flagRedelivered
 			err = t.move(r, ready, r.at)
 		}
 		if err != nil {

@@ -337,8 +337,12 @@ func (t *tx) applyOutcome(v *record, b *store.Record) error {
 			st.Result = o.Result
 		}
 	case o.State == task.Retried || !o.NotBefore.IsZero():
-		st.Starts, st.NotBefore = 0, o.NotBefore
+		st.NotBefore = o.NotBefore
+		if !o.Reserved {
+			st.Starts = 0
+		}
 	}
+	st.MarkRateLimited(o.State == task.Queued && o.Reserved)
 	return t.keep(v)
 }
 

@@ -33,6 +33,7 @@ const (
 	flagRevoked                 // it is leased, and has a row in stem_revoke
 	flagTrimmed                 // its envelope is cut down to what a status shows
 	flagHidden                  // it is dead, and keeps no status
+	flagReserved                // it has a slot of a rate limit, or had it when its newest lease began
 )
 
 // forever is the "at" of a status that is never removed: the year 9999.
@@ -246,6 +247,7 @@ func (c *conn) statusOf(db *DB, r *row, envelope []byte) (s task.Status, err err
 	if r.place == done && r.at != forever {
 		s.ExpiresAt = time.UnixMilli(r.at).UTC()
 	}
+	s.MarkRateLimited(r.has(flagReserved))
 	if s.Errors, err = n.errorList(); err != nil {
 		return s, err
 	}

@@ -97,7 +97,8 @@ func (t *tx) settle(s *settlement) (refused, err error) {
 
 // apply moves a held task to where its outcome says.
 func (t *tx) apply(r *row, o *task.Outcome) error {
-	r.flags &^= flagStarted | flagLapsed | flagRedelivered | flagWaited
+	redelivered := r.flags & flagRedelivered
+	r.flags &^= flagStarted | flagLapsed | flagRedelivered | flagWaited | flagReserved
 	if r.has(flagRevoked) && (o.State == task.Queued || o.State == task.Retried) {
 		return t.cancelRevoked(r)
 	}
@@ -106,6 +107,9 @@ func (t *tx) apply(r *row, o *task.Outcome) error {
 	t.touched(r.id)
 	switch o.State {
 	case task.Queued:
+		if o.Reserved {
+			r.flags |= flagReserved | redelivered
+		}
 		return t.release(r, o)
 	case task.Retried:
 		r.starts = 0
@@ -129,7 +133,7 @@ func (t *tx) apply(r *row, o *task.Outcome) error {
 
 // release gives a task back: in place, or for later.
 func (t *tx) release(r *row, o *task.Outcome) error {
-	if !o.NotBefore.IsZero() {
+	if !o.NotBefore.IsZero() && !o.Reserved {
 		r.starts = 0
 	}
 	if r.has(flagNote) { // it runs no more

@@ -249,7 +249,7 @@ func (t *tx) retain(r *row, keep time.Duration) error {
 			return err
 		}
 	}
-	r.flags &^= flagLapsed | flagRedelivered | flagWaited
+	r.flags &^= flagLapsed | flagRedelivered | flagWaited | flagReserved
 	return t.move(r, done, until(t.now, keep))
 }
 
@@ -342,7 +342,7 @@ func (t *tx) sweep() error {
 			return err
 		}
 	}
-	for _, statement := range []string{"expire-claims", "expire-records"} {
+	for _, statement := range []string{"expire-claims", "expire-records", "expire-limits"} {
 		if err := t.exec(statement, t.now, sweepSize); err != nil {
 			return err
 		}

@@ -28,6 +28,8 @@ type Backend struct {
 	Outboxes store.Outboxes
 
 	Heartbeats store.Heartbeats // nil: it keeps none
+
+	Limiter store.Limiter // the broker of the same store; nil: it has no rate limits
 }
 
 // Options describe a backend to the suite.
@@ -108,6 +110,12 @@ var tests = []struct {
 	{"S11_what_is_kept", testS11},
 	{"S12_subscribe", testS12},
 	{"S13_heartbeats", testS13},
+	{"R1_rate_and_burst", limiters(testR1)},
+	{"R2_one_order", limiters(testR2)},
+	{"R3_keys_are_apart", limiters(testR3)},
+	{"R4_who_asks_again", limiters(testR4)},
+	{"R5_bad_reservations", limiters(testR5)},
+	{"R6_contexts_keys_and_the_end", limiters(testR6)},
 	{"S14_after_close", testS14},
 	{"S15_concurrent_use", testS15},
 	{"Model_random_operations", testModel},

@@ -8,3 +8,4 @@ DROP TABLE IF EXISTS stem_claim;
 DROP TABLE IF EXISTS stem_revoke;
 DROP TABLE IF EXISTS stem_record;
 DROP TABLE IF EXISTS stem_heartbeat;
+DROP TABLE IF EXISTS stem_limit;
