@@ -260,10 +260,10 @@ func (c *checker) selectors() {
 				continue
 			}
 			at := q.links[linked].filled
-			if q.ready > 0 {
+			if q.open() {
 				filled++
 			}
-			if (at >= 0) != (q.ready > 0) || at >= 0 && s.filled[at] != q {
+			if (at >= 0) != q.open() || at >= 0 && s.filled[at] != q {
 				c.fail("selector %s: queue %s with %d ready is at %d", s.text, q.name, q.ready, at)
 			}
 		}

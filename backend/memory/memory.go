@@ -40,6 +40,8 @@ type DB struct {
 	beats    map[string]beat
 	watches  map[string][]*watch
 	outboxes map[string]*record // foreign records whose outcome is not cleared
+	pauses   map[string]broker.Pause
+	wire     wire
 
 	selectors map[string]*selector // what open consumers subscribe to
 	patterns  []*selector          // those of them that are patterns
@@ -69,6 +71,7 @@ func New() *DB {
 		beats:      map[string]beat{},
 		watches:    map[string][]*watch{},
 		outboxes:   map[string]*record{},
+		pauses:     map[string]broker.Pause{},
 		selectors:  map[string]*selector{},
 		queueLimit: 1024,
 		claimLimit: 1024,
@@ -105,6 +108,7 @@ func (db *DB) Close() error {
 			c.signal()
 		}
 	}
+	db.wire.stir()
 	return nil
 }
 
@@ -136,7 +140,7 @@ func (db *DB) leave() {
 func (db *DB) settleDown() {
 	for _, q := range db.touched {
 		q.touched = false
-		if q.ready > 0 {
+		if q.open() {
 			q.wakeOne()
 		}
 	}

@@ -19,7 +19,7 @@ func (t *tasks) Capabilities() broker.Capabilities {
 		Powers: []broker.Power{
 			broker.PowerPush, broker.PowerPriorities, broker.PowerDelays, broker.PowerClaims,
 			broker.PowerFollowups, broker.PowerRevoke, broker.PowerStatuses, broker.PowerOwner, broker.PowerImport, broker.PowerEdit,
-			broker.PowerRates,
+			broker.PowerPause, broker.PowerRates,
 		},
 		MaxSize: task.DefaultMaxSize,
 	}

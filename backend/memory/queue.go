@@ -21,6 +21,7 @@ type queue struct {
 	index  int32 // there; -1: neither is filled
 
 	touched bool
+	paused  bool
 	links   []link // the selectors that cover it
 	db      *DB
 }
@@ -45,6 +46,7 @@ func (db *DB) queue(name string) *queue {
 		db.dropQueues()
 	}
 	q = &queue{name: name, index: -1, db: db}
+	_, q.paused = db.pauses[name]
 	db.queues[name] = q
 	if s := db.selectors[name]; s != nil {
 		s.cover(q)
@@ -94,15 +96,12 @@ func (db *DB) ready(r *record, since int64) {
 		l.back.push(r, r.seq)
 	}
 	q.ready++
-	if q.ready == 1 {
+	if q.ready == 1 && !q.paused {
 		for i := range q.links {
 			q.links[i].selector.fill(q, i)
 		}
 	}
-	if !q.touched {
-		q.touched = true
-		db.touched = append(db.touched, q)
-	}
+	q.touch()
 }
 
 // delay puts a record that is nowhere among the delayed ones.
@@ -153,7 +152,7 @@ func (q *queue) unready(r *record) {
 		q.filled &^= 1 << r.env.Priority
 	}
 	q.ready--
-	if q.ready == 0 {
+	if q.ready == 0 && !q.paused {
 		for i := range q.links {
 			q.links[i].selector.drain(q, i)
 		}

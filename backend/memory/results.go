@@ -209,9 +209,16 @@ func (s *heartbeats) Beat(ctx context.Context, h store.Heartbeat, ttl time.Durat
 	defer s.db.leave()
 	s.db.dropBeats(now)
 	h.Queues, h.Running = slices.Clone(h.Queues), slices.Clone(h.Running)
-	if old, ok := s.db.beats[h.Worker]; !ok || !h.At.Before(old.At) {
+	old, ok := s.db.beats[h.Worker]
+	switch {
+	case ok && h.At.Before(old.At):
+		return nil
+	case h.Stopped:
+		delete(s.db.beats, h.Worker)
+	default:
 		s.db.beats[h.Worker] = beat{h, after(now.UnixNano(), ttl)}
 	}
+	s.db.wire.tell(h)
 	return nil
 }
 
@@ -231,12 +238,4 @@ func (s *heartbeats) Workers(ctx context.Context) ([]store.Heartbeat, error) {
 	}
 	slices.SortFunc(list, func(a, b store.Heartbeat) int { return strings.Compare(a.Worker, b.Worker) })
 	return list, nil
-}
-
-func (db *DB) dropBeats(now time.Time) {
-	for w, b := range db.beats {
-		if b.until <= now.UnixNano() {
-			delete(db.beats, w)
-		}
-	}
 }

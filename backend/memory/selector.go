@@ -62,7 +62,7 @@ func (db *DB) leaveSelector(s *selector, c *consumer) {
 func (s *selector) cover(q *queue) {
 	q.links = append(q.links, link{selector: s, filled: -1})
 	s.queues = append(s.queues, q)
-	if q.ready > 0 {
+	if q.open() {
 		s.fill(q, len(q.links)-1)
 	}
 }

@@ -31,6 +31,10 @@ type bend struct {
 	drop    func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.PurgeOptions) (broker.Purged, error)
 	caps    func(c broker.Capabilities) broker.Capabilities
 	revoke  func(b *bent, ctx context.Context, batch []broker.Revocation) ([]broker.RevokeAnswer, error)
+	pause   func(b *bent, ctx context.Context, batch []broker.Pause) error
+	resume  func(b *bent, ctx context.Context, queues []string) ([]bool, error)
+	pauses  func(list []broker.Pause) []broker.Pause
+	revs    func(list []broker.PendingRevocation) []broker.PendingRevocation
 	holds   func(ids []string, held []bool) []bool
 	imports func(d broker.DeadLetter) broker.DeadLetter
 	known   func(b *bent, batch []broker.DeadLetter, errs []error)
@@ -183,6 +187,40 @@ func (b *bent) Revoke(ctx context.Context, batch []broker.Revocation) ([]broker.
 	}
 	r, _ := broker.As[broker.Revoker](b.Broker)
 	return r.Revoke(b.context(ctx), batch)
+}
+
+func (b *bent) Pause(ctx context.Context, batch []broker.Pause) error {
+	if b.bend.pause != nil {
+		return b.bend.pause(b, b.context(ctx), batch)
+	}
+	p, _ := broker.As[broker.Pauser](b.Broker)
+	return p.Pause(b.context(ctx), batch)
+}
+
+func (b *bent) Resume(ctx context.Context, queues ...string) ([]bool, error) {
+	if b.bend.resume != nil {
+		return b.bend.resume(b, b.context(ctx), queues)
+	}
+	p, _ := broker.As[broker.Pauser](b.Broker)
+	return p.Resume(b.context(ctx), queues...)
+}
+
+func (b *bent) Pauses(ctx context.Context) ([]broker.Pause, error) {
+	p, _ := broker.As[broker.Pauser](b.Broker)
+	list, err := p.Pauses(b.context(ctx))
+	if b.bend.pauses != nil && err == nil {
+		list = b.bend.pauses(list)
+	}
+	return list, err
+}
+
+func (b *bent) Revocations(ctx context.Context, p broker.Page) ([]broker.PendingRevocation, string, error) {
+	l, _ := broker.As[broker.RevocationLister](b.Broker)
+	list, next, err := l.Revocations(b.context(ctx), p)
+	if b.bend.revs != nil && err == nil {
+		list = b.bend.revs(list)
+	}
+	return list, next, err
 }
 
 func (b *bent) Holds(ctx context.Context, ids ...string) ([]bool, error) {

@@ -156,7 +156,7 @@ func brokenStores() []broken {
 				got.Deliveries[i].Malformed = nil
 			}
 		}),
-		{name: "starts empty when it is opened again", rule: "B1", also: "B7 B13 B16 B30", open: openShared,
+		{name: "starts empty when it is opened again", rule: "B1", also: "B7 B13 B16 B30 P1 P5", open: openShared,
 			reopen: func(t testing.TB, _ Backend) Backend { return openShared(bend{})(t) }},
 		{name: "executes what has an outcome in the other store", rule: "B22", open: openJoined, bend: bend{
 			renewed: func(_ *bent, _ broker.Renewal, err error) error {

@@ -33,7 +33,7 @@ func TestBroken(t *testing.T) {
 	var all []broken
 	for _, list := range [][]broken{
 		brokenPublishing(), brokenReceiving(), brokenOrder(), brokenWaiting(), brokenSettling(), brokenReturns(), brokenOutcomes(),
-		brokenLeases(), brokenOperating(), brokenReplays(), brokenDeadLetters(), brokenCalls(), brokenPowers(), brokenStores(),
+		brokenLeases(), brokenOperating(), brokenReplays(), brokenDeadLetters(), brokenCalls(), brokenPowers(), brokenPauses(), brokenStores(),
 	} {
 		all = append(all, list...)
 	}
@@ -264,10 +264,10 @@ func brokenOrder() []broken {
 			slices.Reverse(got.Deliveries)
 		}}},
 		{name: "ignores the order of queues", rule: "B11", bend: bend{want: func(w broker.Want) broker.Want { w.Queues = nil; return w }}},
-		{name: "never says that there is more", rule: "B12", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.More = false }}},
+		{name: "never says that there is more", rule: "B12", also: "P5", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.More = false }}},
 		{name: "always says that there is more", rule: "B12", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.More = true }}},
 		{name: "says to come back too late", rule: "B12", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.Next *= 2 }}},
-		{name: "says to come back at once, always", rule: "B12", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) {
+		{name: "says to come back at once, always", rule: "B12", also: "P5", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) {
 			got.Next = time.Millisecond
 		}}},
 		{name: "delivers one in two hundred twice", rule: "B30", bend: bend{batch: func(b *bent, _ *bentConsumer, got *broker.Batch) {
@@ -290,7 +290,7 @@ func brokenWaiting() []broken {
 		}
 	}
 	return []broken{
-		{name: "never wakes a consumer", rule: "B13", also: "P1 B23 B28", bend: bend{wait: func(ctx context.Context, c broker.Consumer, atMost time.Duration) error {
+		{name: "never wakes a consumer", rule: "B13", also: "P1 P5 B23 B28", bend: bend{wait: func(ctx context.Context, c broker.Consumer, atMost time.Duration) error {
 			return sleep(ctx, atMost)
 		}}},
 		{name: "loses a call that comes before the wait", rule: "B13", also: "P1", bend: bend{wait: func(ctx context.Context, c broker.Consumer, atMost time.Duration) error {
@@ -300,7 +300,7 @@ func brokenWaiting() []broken {
 			}
 			return sleep(ctx, atMost) // it was called before it slept
 		}}},
-		{name: "does not wait", rule: "B13", also: "B12 B29", bend: bend{wait: func(ctx context.Context, c broker.Consumer, atMost time.Duration) error {
+		{name: "does not wait", rule: "B13", also: "B12 B29 P5", bend: bend{wait: func(ctx context.Context, c broker.Consumer, atMost time.Duration) error {
 			return c.Wait(ctx, min(atMost, poll/5))
 		}}},
 		{name: "waits on when its context ends", rule: "B29", also: "B13", bend: bend{wait: func(ctx context.Context, c broker.Consumer, atMost time.Duration) error {

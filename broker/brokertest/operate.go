@@ -224,6 +224,14 @@ func everyCall(b Backend, c *consumer, d broker.Delivery) map[string]func(contex
 			return err
 		}
 	}
+	if p, ok := broker.As[broker.Pauser](b.Broker); ok {
+		calls["Pause"] = func(ctx context.Context) error { return p.Pause(ctx, []broker.Pause{{Queue: "idle"}}) }
+		calls["Resume"] = func(ctx context.Context) error { _, err := p.Resume(ctx, "idle"); return err }
+		calls["Pauses"] = func(ctx context.Context) error { _, err := p.Pauses(ctx); return err }
+	}
+	if l, ok := broker.As[broker.RevocationLister](b.Broker); ok {
+		calls["Revocations"] = func(ctx context.Context) error { _, _, err := l.Revocations(ctx, broker.Page{}); return err }
+	}
 	if o, ok := broker.As[broker.Owner](b.Broker); ok {
 		calls["Holds"] = func(ctx context.Context) error { _, err := o.Holds(ctx, "a"); return err }
 	}

@@ -30,6 +30,10 @@ func testP0(e *env) {
 	if importer != e.has(broker.PowerImport) {
 		e.Errorf("implements DeadImporter: %v, declares it: %v", importer, e.has(broker.PowerImport))
 	}
+	_, pauser := broker.As[broker.Pauser](e.Broker)
+	if pauser != e.has(broker.PowerPause) {
+		e.Errorf("implements Pauser: %v, declares it: %v", pauser, e.has(broker.PowerPause))
+	}
 	a, atomic := broker.As[broker.Atomic](e.Broker)
 	if atomic != e.has(broker.PowerStatuses) {
 		e.Errorf("implements Atomic: %v, declares statuses: %v", atomic, e.has(broker.PowerStatuses))
@@ -113,11 +117,20 @@ func testP1(e *env) {
 		return ""
 	})
 	revokeHeld(e, r, c, ds)
+	asked := []broker.PendingRevocation{
+		{ID: "held", Worker: "worker-1", Terminate: true, Reason: "asked-by-test"},
+		{ID: "unstarted", Worker: "worker-1", Reason: "asked-by-test"},
+	}
+	e.pending("held and revoked", asked...)
+	if e.has(broker.PowerShared) {
+		e.again().pending("seen by another process", asked...)
+	}
 	c.quiet(e.o.Lease+e.o.Lease/2, "all that waited was revoked")
 	e.counts("q", 0, 0, 3, 1)
 	revokeExpiring(e, r)
 
 	e.settle(ds[3], task.Failed) // it was asked to stop, and failed first: that is over
+	e.pending("all has ended")
 	e.replay(broker.DeadFilter{IDs: []string{"held"}}, broker.ReplayOptions{})
 	b := c.exchange(nil, nil, broker.Want{Count: 5})
 	if got := idsOf(b.Deliveries); !slices.Equal(got, []string{"held"}) || len(b.Revoked) > 0 {

@@ -142,5 +142,6 @@ var tests = []struct {
 	{"P2_statuses_show_at_once", testP2},
 	{"P3_owner", testP3},
 	{"P4_dead_letters_come_back", testP4},
+	{"P5_pauses", testP5},
 	{"Model_random_operations", testModel},
 }
