@@ -129,6 +129,7 @@ func testP1(e *env) {
 	e.counts("q", 0, 0, 3, 1)
 	revokeExpiring(e, r)
 
+	e.settle(ds[4], task.Cancelled)
 	e.settle(ds[3], task.Failed) // it was asked to stop, and failed first: that is over
 	e.pending("all has ended")
 	e.replay(broker.DeadFilter{IDs: []string{"held"}}, broker.ReplayOptions{})
