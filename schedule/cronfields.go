@@ -4,7 +4,6 @@ import (
 	"math/bits"
 	"strconv"
 	"strings"
-	"time"
 )
 
 const wantCron = "five fields (minute, hour, day of month, month, day of week), six with the second before them, or a name such as @daily"
