@@ -219,10 +219,17 @@ type QueueInfo struct {
 	Name    string        `json:"name"`
 	Ready   int           `json:"ready"`
 	Delayed int           `json:"delayed"`
+	Due     int           `json:"due"` // of Delayed those due within DueSoon; counting may stop at DueCount
 	Leased  int           `json:"leased"`
 	Dead    int           `json:"dead"`
 	Oldest  time.Duration `json:"oldestAge"` // how long the oldest ready task has been ready
 }
+
+// What QueueInfo.Due counts.
+const (
+	DueSoon  = time.Minute // how near the moment of a delayed task is, by the store's clock
+	DueCount = 10_000      // of one call of Queues; a broker may stop counting there
+)
 
 // Purge asks for one page of a queue's waiting tasks to be removed.
 type Purge struct {

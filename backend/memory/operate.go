@@ -88,6 +88,7 @@ func (t *tasks) Queues(ctx context.Context, names ...string) ([]broker.QueueInfo
 
 func (q *queue) info(now time.Time) broker.QueueInfo {
 	i := broker.QueueInfo{Name: q.name, Ready: q.ready, Delayed: q.due.len(), Leased: q.leases.len(), Dead: q.dead}
+	i.Due = q.due.until(now.Add(broker.DueSoon).UnixNano(), broker.DueCount)
 	oldest := int64(lastMoment)
 	for p := range q.levels {
 		l := &q.levels[p]

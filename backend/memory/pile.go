@@ -24,6 +24,20 @@ func (p *pile[T]) top() (item T, key int64) {
 
 func (p *pile[T]) len() int { return len(p.entries) }
 
+// until counts the items with keys of at most key, as far as limit.
+func (p *pile[T]) until(key int64, limit int) int {
+	n := 0
+	for open := []int{0}; len(open) > 0 && n < limit; {
+		i := open[len(open)-1]
+		open = open[:len(open)-1]
+		if i < len(p.entries) && p.entries[i].key <= key { // else no child's key is less either
+			n++
+			open = append(open, 2*i+1, 2*i+2)
+		}
+	}
+	return n
+}
+
 func (p *pile[T]) push(item T, key int64) {
 	p.entries = append(p.entries, entry[T]{})
 	p.up(len(p.entries)-1, entry[T]{key, item})

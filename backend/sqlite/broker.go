@@ -133,6 +133,9 @@ func (b *fileBroker) Queues(ctx context.Context, names ...string) ([]broker.Queu
 		if err := eachQueue(c, names, add); err != nil {
 			return err
 		}
+		if err := c.countDue(list, ids, len(names) > 0, now); err != nil {
+			return err
+		}
 		for i, id := range ids {
 			if list[i].Ready == 0 {
 				continue
@@ -149,6 +152,34 @@ func (b *fileBroker) Queues(ctx context.Context, names ...string) ([]broker.Queu
 		return nil, fmt.Errorf("describe queues: %w", err)
 	}
 	return fill(list, names), nil
+}
+
+// countDue counts of the delayed tasks those that are due soon: of each queue
+// on its own if they were asked for by name.
+func (c *conn) countDue(list []broker.QueueInfo, ids []int64, named bool, now int64) error {
+	until := now + broker.DueSoon.Milliseconds()
+	index := make(map[int64]int, len(ids))
+	for i, id := range ids {
+		if list[i].Delayed == 0 {
+			continue
+		}
+		index[id] = i
+		if !named {
+			continue
+		}
+		if _, err := c.one("due-of", func(s *sqlite3.Stmt) { list[i].Due = s.ColumnInt(0) }, until, id, broker.DueCount); err != nil {
+			return err
+		}
+	}
+	if named || len(index) == 0 {
+		return nil
+	}
+	return c.each("due", func(s *sqlite3.Stmt) bool {
+		if i, ok := index[s.ColumnInt64(0)]; ok {
+			list[i].Due = s.ColumnInt(1)
+		}
+		return true
+	}, until, broker.DueCount)
 }
 
 func eachQueue(c *conn, names []string, add func(s *sqlite3.Stmt) bool) error {

@@ -27,6 +27,12 @@ func brokenOperating() []broken {
 		{name: "hides queues of delayed tasks alone", rule: "B25", bend: bend{queues: func(names []string, infos []broker.QueueInfo) []broker.QueueInfo {
 			return slices.DeleteFunc(infos, func(q broker.QueueInfo) bool { return len(names) == 0 && q.Ready+q.Leased+q.Dead == 0 })
 		}}},
+		{name: "takes all that is delayed for due soon", rule: "B25", bend: bend{queues: func(_ []string, infos []broker.QueueInfo) []broker.QueueInfo {
+			for i := range infos {
+				infos[i].Due = infos[i].Delayed
+			}
+			return infos
+		}}},
 		{name: "counts the leased as ready", rule: "B25", also: "*", bend: bend{queues: func(_ []string, infos []broker.QueueInfo) []broker.QueueInfo {
 			for i := range infos {
 				infos[i].Ready, infos[i].Leased = infos[i].Ready+infos[i].Leased, 0

@@ -23,8 +23,10 @@ func testB25(e *env) {
 	}
 	delayed := 0
 	if e.has(broker.PowerDelays) {
-		delayed = 1
-		e.publish(envelope("d", onQueue("m"), notBefore(now().Add(long))), envelope("d2", onQueue("only-delayed"), notBefore(now().Add(long))))
+		delayed = 3
+		soon := broker.DueSoon / 2
+		e.publish(envelope("d", onQueue("m"), notBefore(now().Add(long))), envelope("d2", onQueue("only-delayed"), notBefore(now().Add(long))),
+			envelope("s1", onQueue("m"), notBefore(now().Add(soon))), envelope("s2", onQueue("m"), notBefore(now().Add(soon))))
 	}
 	c := e.open("m")
 	ds := c.all(3)
@@ -38,6 +40,9 @@ func testB25(e *env) {
 		if most := time.Since(began) + early; q.Ready > 0 && (q.Oldest < 2*poll-early || q.Oldest > most) || q.Ready == 0 && q.Oldest != 0 {
 			e.Errorf("queue %s: the oldest of %d ready is %s, want %s to %s", q.Name, q.Ready, q.Oldest, 2*poll, most)
 		}
+		if want := max(q.Delayed-1, 0); q.Due != want {
+			e.Errorf("queue %s: of %d delayed %d are due soon, want %d", q.Name, q.Delayed, q.Due, want)
+		}
 	}
 	want := []string{"m", "only-delayed", "z"}
 	if delayed == 0 {
@@ -49,7 +54,7 @@ func testB25(e *env) {
 	e.counts("m", 2, delayed, 1, 1)
 	e.counts("z", 1, 0, 0, 0)
 	named, err := e.Broker.Queues(e.ctx, "z", "none", "m")
-	if err != nil || len(named) != 3 || named[0].Name != "m" || named[1] != (broker.QueueInfo{Name: "none"}) || named[2].Name != "z" {
+	if err != nil || len(named) != 3 || named[0].Name != "m" || named[1] != (broker.QueueInfo{Name: "none"}) || named[2].Name != "z" || named[0].Due != max(delayed-1, 0) {
 		e.Errorf("Queues of z, none, m: got %+v, error %v; want all three by name", named, err)
 	}
 	e.settle(ds[2], task.Queued)

@@ -43,6 +43,9 @@ func (b *Broker) Queues(ctx context.Context, names ...string) ([]broker.QueueInf
 			q.Leased++
 		case e.due.After(now):
 			q.Delayed++
+			if !e.due.After(now.Add(broker.DueSoon)) {
+				q.Due++
+			}
 		default:
 			q.Ready++
 			q.Oldest = max(q.Oldest, now.Sub(e.readySince))
