@@ -90,8 +90,8 @@
 // Operating:
 //
 //   - B25 Queues reports every queue that holds anything (or the named ones,
-//     also those that hold nothing), by name: ready, delayed, leased, dead, and
-//     the age of the oldest ready.
+//     also those that hold nothing), by name: ready, delayed and of these the
+//     due soon (DueSoon), leased, dead, and the age of the oldest ready.
 //   - B26 Purge removes ready and delayed tasks only, never leased or dead
 //     ones, a page at a time, and reports the ids.
 //   - B27 Dead letters are listed newest first by filter, in pages; replayed
