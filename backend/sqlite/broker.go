@@ -28,7 +28,7 @@ func (b *fileBroker) Capabilities() broker.Capabilities {
 		Powers: []broker.Power{
 			broker.PowerDurable, broker.PowerShared, broker.PowerPush, broker.PowerPriorities, broker.PowerDelays,
 			broker.PowerClaims, broker.PowerFollowups, broker.PowerRevoke, broker.PowerStatuses, broker.PowerOwner,
-			broker.PowerImport, broker.PowerEdit, broker.PowerRates,
+			broker.PowerImport, broker.PowerEdit, broker.PowerPause, broker.PowerRates,
 		},
 		MaxSize: task.DefaultMaxSize,
 	}
@@ -167,14 +167,15 @@ func (c *conn) countDue(list []broker.QueueInfo, ids []int64, named bool, now in
 		if !named {
 			continue
 		}
-		if _, err := c.one("due-of", func(s *sqlite3.Stmt) { list[i].Due = s.ColumnInt(0) }, until, id, broker.DueCount); err != nil {
+		due := func(s *sqlite3.Stmt) { list[i].Due = s.ColumnInt(0) }
+		if _, err := c.one("due-soon-of", due, until, id, broker.DueCount); err != nil {
 			return err
 		}
 	}
 	if named || len(index) == 0 {
 		return nil
 	}
-	return c.each("due", func(s *sqlite3.Stmt) bool {
+	return c.each("due-soon", func(s *sqlite3.Stmt) bool {
 		if i, ok := index[s.ColumnInt64(0)]; ok {
 			list[i].Due = s.ColumnInt(1)
 		}

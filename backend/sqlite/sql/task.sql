@@ -78,12 +78,12 @@ FROM stem_task INDEXED BY stem_task_due WHERE place IN (3, 4) AND at <= ? ORDER 
 -- name: next
 SELECT at, queue FROM stem_task INDEXED BY stem_task_due WHERE place IN (3, 4) ORDER BY at, queue LIMIT ?;
 
--- name: due
+-- name: due-soon
 SELECT queue, count(*) FROM (
 	SELECT queue FROM stem_task INDEXED BY stem_task_due WHERE place IN (3, 4) AND place = 3 AND at <= ? LIMIT ?
 ) GROUP BY queue;
 
--- name: due-of
+-- name: due-soon-of
 SELECT count(*) FROM (
 	SELECT 1 FROM stem_task INDEXED BY stem_task_due WHERE place IN (3, 4) AND place = 3 AND at <= ? AND queue = ? LIMIT ?
 );
