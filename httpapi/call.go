@@ -248,7 +248,8 @@ func readAll(r io.Reader, length, limit int) ([]byte, error) {
 	}
 }
 
-// answer writes what the handler returned.
+// answer writes what the handler returned. It ends with a new line, for who
+// reads it on a terminal.
 func (c *call) answer(v any) {
 	if c.status == 0 {
 		c.status = c.route.status
@@ -292,7 +293,7 @@ func (c *call) fail(p *Problem) {
 	if err != nil {
 		raw = []byte("{}") // a problem always encodes
 	}
-	c.write("application/problem+json", raw)
+	c.write("application/problem+json", append(raw, '\n'))
 }
 
 func (c *call) write(contentType string, raw []byte) {

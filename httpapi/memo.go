@@ -103,7 +103,7 @@ func (m *memo) finish(e *remembered, fn func() (any, time.Time, error)) (any, er
 	if err != nil {
 		return nil, fmt.Errorf("encode the answer: %w", err)
 	}
-	e.raw, e.until, e.ok = raw, until, true
+	e.raw, e.until, e.ok = append(raw, '\n'), until, true // as answer ends those that it encodes
 	return e.raw, nil
 }
 

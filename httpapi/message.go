@@ -121,6 +121,7 @@ type Queue struct {
 	Name             string  `json:"name"`
 	Ready            int     `json:"ready" doc:"Tasks that could start now."`
 	Delayed          int     `json:"delayed" doc:"Tasks that wait for their moment, retries too."`
+	Due              int     `json:"due" doc:"Of these, due within a minute; counting may stop at 10000."`
 	Leased           int     `json:"leased" doc:"Tasks that workers hold."`
 	Dead             int     `json:"dead" doc:"Dead letters."`
 	OldestAgeSeconds float64 `json:"oldestAgeSeconds" doc:"How long the oldest ready task has been ready."`
@@ -129,9 +130,10 @@ type Queue struct {
 // Scale is what an autoscaler wants to know of a queue.
 type Scale struct {
 	Queue            string  `json:"queue"`
-	Value            int     `json:"value" doc:"Ready and leased tasks: the work there is at this moment."`
+	Value            int     `json:"value" doc:"Ready, due and leased tasks: the work there is, or will be in a minute."`
 	Ready            int     `json:"ready"`
-	Delayed          int     `json:"delayed" doc:"Not counted in value."`
+	Due              int     `json:"due" doc:"Delayed tasks that are due within a minute; counting may stop at 10000."`
+	Delayed          int     `json:"delayed" doc:"All that wait for their moment; the later ones are not in value."`
 	Leased           int     `json:"leased"`
 	OldestAgeSeconds float64 `json:"oldestAgeSeconds" doc:"How long the oldest ready task has been ready."`
 }

@@ -66,7 +66,7 @@ func document(table []route) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("build the OpenAPI document: %w", err)
 	}
-	return raw, nil
+	return append(raw, '\n'), nil
 }
 
 func (b *schemas) operation(rt *route) node {

@@ -30,7 +30,7 @@ func (s *Server) listQueues(c *call) (any, error) {
 	answer := QueueList{Queues: make([]Queue, len(infos))}
 	for i, q := range infos {
 		answer.Queues[i] = Queue{
-			Name: q.Name, Ready: q.Ready, Delayed: q.Delayed, Leased: q.Leased, Dead: q.Dead,
+			Name: q.Name, Ready: q.Ready, Delayed: q.Delayed, Due: q.Due, Leased: q.Leased, Dead: q.Dead,
 			OldestAgeSeconds: q.Oldest.Seconds(),
 		}
 	}
@@ -55,7 +55,7 @@ func (s *Server) scale(c *call) (any, error) {
 		return nil, err
 	}
 	return Scale{
-		Queue: name, Value: q.Ready + q.Leased, Ready: q.Ready, Delayed: q.Delayed, Leased: q.Leased,
+		Queue: name, Value: q.Ready + q.Due + q.Leased, Ready: q.Ready, Due: q.Due, Delayed: q.Delayed, Leased: q.Leased,
 		OldestAgeSeconds: q.Oldest.Seconds(),
 	}, nil
 }

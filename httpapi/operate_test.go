@@ -17,17 +17,17 @@ func TestQueues(t *testing.T) {
 	if r.must(200, "GET", "/v1/queues", "", &none); none.Queues == nil || len(none.Queues) != 0 {
 		t.Errorf("no queues: %+v", none)
 	}
-	for i := range 4 {
-		r.enqueue(fmt.Sprintf(`{"name":"a","queue":"mail","in":"%dh"}`, i/2))
+	for _, in := range []string{"0s", "0s", "40s", "2h"} {
+		r.enqueue(fmt.Sprintf(`{"name":"a","queue":"mail","in":%q}`, in))
 	}
 	var q httpapi.QueueList
 	r.must(200, "GET", "/v1/queues?name=mail,other", "", &q)
-	if len(q.Queues) != 2 || q.Queues[0].Name != "mail" || q.Queues[0].Ready != 2 || q.Queues[0].Delayed != 2 {
+	if len(q.Queues) != 2 || q.Queues[0].Name != "mail" || q.Queues[0].Ready != 2 || q.Queues[0].Delayed != 2 || q.Queues[0].Due != 1 {
 		t.Errorf("queues: %+v", q)
 	}
 	var sc httpapi.Scale
 	r.must(200, "GET", "/v1/scale?queue=mail", "", &sc)
-	if sc.Value != 2 || sc.Delayed != 2 {
+	if sc.Value != 3 || sc.Ready != 2 || sc.Due != 1 || sc.Delayed != 2 {
 		t.Errorf("scale: %+v", sc)
 	}
 	if got := r.do("POST", "/v1/queues/mail/purge", `{}`); got.problem() != "confirmation-missing" {

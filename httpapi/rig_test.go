@@ -146,6 +146,9 @@ func (r *rig) send(req *http.Request) reply {
 	if err != nil {
 		r.t.Fatalf("%s %s: %v", req.Method, req.URL.Path, err)
 	}
+	if strings.HasSuffix(resp.Header.Get("Content-Type"), "json") && req.Method != http.MethodHead && !strings.HasSuffix(string(raw), "\n") {
+		r.t.Errorf("%s %s: the answer ends without a new line: %.200s", req.Method, req.URL.Path, raw)
+	}
 	return reply{resp.StatusCode, resp.Header, raw}
 }
 

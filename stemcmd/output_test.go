@@ -99,7 +99,7 @@ func TestJSONIsStable(t *testing.T) {
 		"dead":      func(s *session) error { _, err := list(s, deadView(), one(sampleDead())); return err },
 		"dead-full": func(s *session) error { return s.showDead(sampleDead(), 2) },
 		"queues": func(s *session) error {
-			_, err := list(s, queueView(), one([]broker.QueueInfo{{Name: "default", Ready: 1, Delayed: 2, Leased: 3, Dead: 4, Oldest: 63250 * time.Millisecond}}))
+			_, err := list(s, queueView(), one([]broker.QueueInfo{{Name: "default", Ready: 1, Delayed: 2, Due: 1, Leased: 3, Dead: 4, Oldest: 63250 * time.Millisecond}}))
 			return err
 		},
 		"health": func(s *session) error { _, err := list(s, healthView(), one(health)); return err },

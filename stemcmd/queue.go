@@ -26,6 +26,7 @@ type queueInfo struct {
 	Name             string  `json:"name"`
 	Ready            int     `json:"ready"`
 	Delayed          int     `json:"delayed"`
+	Due              int     `json:"due"`
 	Leased           int     `json:"leased"`
 	Dead             int     `json:"dead"`
 	OldestAgeSeconds float64 `json:"oldestAgeSeconds"`
@@ -67,6 +68,7 @@ func queueView() view[broker.QueueInfo] {
 			{head: "QUEUE", cell: func(q *row) string { return q.Name }},
 			{head: "READY", right: true, cell: func(q *row) string { return strconv.Itoa(q.Ready) }},
 			{head: "DELAYED", right: true, cell: func(q *row) string { return strconv.Itoa(q.Delayed) }},
+			{head: "DUE", right: true, wide: true, cell: func(q *row) string { return strconv.Itoa(q.Due) }},
 			{head: "LEASED", right: true, cell: func(q *row) string { return strconv.Itoa(q.Leased) }},
 			{head: "DEAD", right: true, cell: func(q *row) string { return strconv.Itoa(q.Dead) }, paint: func(q *row) string {
 				if q.Dead > 0 {
@@ -83,7 +85,7 @@ func queueView() view[broker.QueueInfo] {
 		},
 		name: func(q *row) string { return q.Name },
 		json: func(q *row) any {
-			return queueInfo{q.Name, q.Ready, q.Delayed, q.Leased, q.Dead, q.Oldest.Round(time.Millisecond).Seconds()}
+			return queueInfo{q.Name, q.Ready, q.Delayed, q.Due, q.Leased, q.Dead, q.Oldest.Round(time.Millisecond).Seconds()}
 		},
 		empty: "no queue holds anything",
 	}
