@@ -134,10 +134,10 @@
 //     statuses are kept, replayed under a higher epoch. Each is stored whole or
 //     not at all; an id that is known (B2) is ErrExists, and neither it nor a bad
 //     entry stops its neighbours. A moment of death in the future is now.
-//   - P5  Pauser: an Exchange that begins after Pause returned hands out nothing
-//     of a paused queue, whoever exchanges, also by a pattern, until Resume;
-//     More does not count what is ready there, nor is anybody woken for it. All
-//     else goes on: publishing, delays, renewals, settlements, purges, replays;
-//     what is given back waits in its place. Resume wakes who waits for the
+//   - P5  Pauser: after Pause returned nothing of a paused queue is leased, by
+//     whomever, also by a pattern, until Resume; More does not count what is
+//     ready there, nor is anybody woken for it. All else goes on: publishing,
+//     delays, renewals, settlements, purges, replays; what is given back waits
+//     in its place. Resume wakes who waits for the
 //     queue. Pauses last as long as the tasks do, and every process sees them.
 package broker

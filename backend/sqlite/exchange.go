@@ -155,10 +155,14 @@ type numberedQueue struct {
 // readyQueuesOf lists the queues to serve, in order, each once. Those of one
 // pattern take turns at being the first.
 func (c *conn) readyQueuesOf(db *DB, entries []string, turn int) ([]numberedQueue, error) {
+	paused, err := c.paused()
+	if err != nil {
+		return nil, err
+	}
 	var list []numberedQueue
 	seen := make(map[int64]bool, len(entries))
 	add := func(id int64, name string, shared int) {
-		if !seen[id] {
+		if !seen[id] && !paused[id] {
 			seen[id] = true
 			list = append(list, numberedQueue{id, name, shared})
 		}
@@ -176,7 +180,7 @@ func (c *conn) readyQueuesOf(db *DB, entries []string, turn int) ([]numberedQueu
 		}
 		var match []numberedQueue
 		err := c.each("ready-queues", func(s *sqlite3.Stmt) bool {
-			if name := s.ColumnText(1); broker.Match(entry, name) {
+			if name := s.ColumnText(1); broker.Match(entry, name) && !paused[s.ColumnInt64(0)] {
 				match = append(match, numberedQueue{id: s.ColumnInt64(0), name: name})
 			}
 			return true

@@ -37,6 +37,7 @@ func (s *heartbeats) Beat(ctx context.Context, h store.Heartbeat, ttl time.Durat
 		if err := t.exec("expire-heartbeats", t.now); err != nil {
 			return err
 		}
+		t.topics = append(t.topics, topicBeats)
 		return t.exec("set-heartbeat", h.Worker, at, until(t.now, max(ttl, 0)), data)
 	})
 	if err != nil {
@@ -59,7 +60,9 @@ func (s *heartbeats) Workers(ctx context.Context) ([]store.Heartbeat, error) {
 			if fault = json.Unmarshal(s.ColumnRawBlob(0), &h); fault != nil {
 				return false
 			}
-			list = append(list, h)
+			if !h.Stopped {
+				list = append(list, h)
+			}
 			return true
 		}, time.Now().UnixMilli())
 	})

@@ -18,6 +18,8 @@ type hub struct {
 	consumers map[*consumer]struct{}
 	watches   map[uint32]map[chan struct{}]struct{} // by the hash of the task's id
 	watching  *socket                               // hears of changes by other processes; kept a little longer than needed
+	ears      map[uint32]map[chan struct{}]struct{} // by the hash of the topic
+	earing    *socket                               // hears of topics by other processes; kept once it is there
 	unwatched bool                                  // nobody watched when it was last looked at
 }
 
@@ -203,6 +205,7 @@ func (h *hub) idleSocket(changed bool) (idle *socket) {
 	defer h.mu.Unlock()
 	if changed {
 		h.stirWatches()
+		h.stirEars()
 	}
 	if len(h.watches) == 0 && h.unwatched {
 		idle, h.watching = h.watching, nil
@@ -273,10 +276,11 @@ func (h *hub) unwatch(key uint32, ch chan struct{}) {
 func (h *hub) close() error {
 	h.closeConsumers(nil)
 	h.mu.Lock()
-	last := h.watching
-	h.watching = nil
+	last, ear := h.watching, h.earing
+	h.watching, h.earing = nil, nil
 	h.mu.Unlock()
 	last.close()
+	ear.close()
 	return h.dir.close()
 }
 

@@ -25,6 +25,7 @@ type tx struct {
 	soon    map[int64]bool // queues with a task that comes due before anybody looks by himself
 	changed []string       // ids of tasks whose status changed
 	revoked bool           // a leased task was revoked
+	topics  []string       // what ears are to be told
 	served  []service      // consumers that waited, with what was received for them
 
 	committing bool
@@ -378,4 +379,7 @@ func (t *tx) committed() {
 	}
 	t.handOut(true)
 	t.db.hub.committed(queues, t.changed, t.revoked)
+	if len(t.topics) > 0 {
+		t.db.hub.tellTopics(t.topics)
+	}
 }

@@ -21,6 +21,7 @@ import (
 //
 //	ID.idle   a consumer that waits for work
 //	ID.busy   a consumer that does not
+//	ID.ear    a process in which somebody waits for a topic; see ear.go
 //	ID.watch  a process in which somebody watches tasks
 //	ID.queues what the consumer ID subscribes to, one a line
 //
@@ -185,7 +186,7 @@ func (s *socket) busy() {
 }
 
 func (s *socket) unlink() {
-	for _, suffix := range []string{".idle", ".busy", ".watch", ".queues"} {
+	for _, suffix := range []string{".idle", ".busy", ".watch", ".ear", ".queues"} {
 		_ = os.Remove(s.path(suffix)) // most are not there
 	}
 	s.dir.mu.Lock()
@@ -213,6 +214,8 @@ func (s *socket) close() {
 
 // entry is a socket of the directory.
 type entry struct{ id, suffix string }
+
+func (e entry) path(d *wakeDir) string { return filepath.Join(d.path, e.id+e.suffix) }
 
 func (d *wakeDir) list() []entry {
 	if d.path == "" {
@@ -336,19 +339,25 @@ func (d *wakeDir) tell(ids []string) {
 	if len(watchers) == 0 {
 		return
 	}
-	message := []byte{0}
-	if len(ids) <= maxDatagram/4 {
-		message = message[:0]
-		for _, id := range ids {
-			message = binary.BigEndian.AppendUint32(message, hash(id))
-		}
-	}
+	message := encodeHashes(ids)
 	for _, id := range watchers {
 		d.send(id, filepath.Join(d.path, id+".watch"), message)
 	}
 }
 
-// decodeHashes reads what tell wrote.
+// encodeHashes is the message that tells of changes of these.
+func encodeHashes(ids []string) []byte {
+	if len(ids) > maxDatagram/4 {
+		return []byte{0}
+	}
+	message := make([]byte, 0, 4*len(ids))
+	for _, id := range ids {
+		message = binary.BigEndian.AppendUint32(message, hash(id))
+	}
+	return message
+}
+
+// decodeHashes reads what encodeHashes wrote.
 func decodeHashes(message []byte) (hashes []uint32, all bool) {
 	if len(message)%4 != 0 {
 		return nil, true

@@ -278,6 +278,9 @@ func (w *writer) transaction(next func() *op) (ops []*op, t *tx, err error) {
 		}
 		ops = append(ops, o)
 	}
+	if err := t.wakeNobodyPaused(); err != nil {
+		return ops, t, w.rollback(err)
+	}
 	if err := t.serve(); err != nil {
 		return ops, t, w.rollback(err)
 	}

@@ -264,8 +264,8 @@ func brokenOrder() []broken {
 			slices.Reverse(got.Deliveries)
 		}}},
 		{name: "ignores the order of queues", rule: "B11", bend: bend{want: func(w broker.Want) broker.Want { w.Queues = nil; return w }}},
-		{name: "never says that there is more", rule: "B12", also: "P5", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.More = false }}},
-		{name: "always says that there is more", rule: "B12", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.More = true }}},
+		{name: "never says that there is more", rule: "B12", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.More = false }}},
+		{name: "always says that there is more", rule: "B12", also: "P5", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.More = true }}},
 		{name: "says to come back too late", rule: "B12", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) { got.Next *= 2 }}},
 		{name: "says to come back at once, always", rule: "B12", also: "P5", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) {
 			got.Next = time.Millisecond

@@ -9,3 +9,6 @@ DROP TABLE IF EXISTS stem_revoke;
 DROP TABLE IF EXISTS stem_record;
 DROP TABLE IF EXISTS stem_heartbeat;
 DROP TABLE IF EXISTS stem_limit;
+DROP TABLE IF EXISTS stem_pause;
+DROP TABLE IF EXISTS stem_command;
+DROP TABLE IF EXISTS stem_reply;
