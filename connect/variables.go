@@ -134,6 +134,15 @@ func serviceVariables() []Variable {
 			Form:    "NAME:ROLE[+ROLE]:TOKEN, with commas in between, or @FILE with one a line; for TOKEN also sha256: and its hash",
 			set:     func(c *Config, v string) bool { c.APITokens = v; return true },
 		}, {
+			Name: "STEM_API_TLS_CERT", Flag: "tls-cert", Default: "none: plain HTTP",
+			Meaning: "certificate of the HTTP API, the chain to its CA included; read again when it changes",
+			Form:    "the path of a PEM file, or @FILE",
+			set:     func(c *Config, v string) bool { c.APICert = v; return true },
+		}, {
+			Name: "STEM_API_TLS_KEY", Flag: "tls-key", Default: "none", kind: secret,
+			Meaning: "its private key", Form: "the path of a PEM file, or @FILE",
+			set: func(c *Config, v string) bool { c.APIKey = v; return true },
+		}, {
 			Name: "STEM_METRIC_EXPORTERS", Default: "prometheus, where a listen address is set",
 			Meaning: "where measurements go", Form: "prometheus or none (console and otlp come in a later version)",
 			set: func(c *Config, v string) bool {
@@ -216,6 +225,8 @@ type Config struct {
 
 	TasksFile string // "": none
 	APITokens string // for httpapi.ParseTokens; "": none
+	APICert   string // path of a PEM file, or PEM; "": plain HTTP
+	APIKey    string // likewise
 	NoMetrics bool
 
 	LogLevel    slog.Level

@@ -103,7 +103,8 @@ func (m *memo) finish(e *remembered, fn func() (any, time.Time, error)) (any, er
 	if err != nil {
 		return nil, fmt.Errorf("encode the answer: %w", err)
 	}
-	e.raw, e.until, e.ok = append(raw, '\n'), until, true // as answer ends those that it encodes
+	raw = append(raw, '\n') // as answer ends those that it encodes
+	e.raw, e.until, e.ok = raw, until, true
 	return e.raw, nil
 }
 

@@ -139,11 +139,14 @@ type introduction struct {
 // introduce prints what is served, and lines to try it with.
 func (s *session) introduce(a *api, known *knownTasks, demo bool) error {
 	url := "http://" + reachable(a.listener.Addr())
+	if a.tls != nil {
+		url = "https://" + reachable(a.listener.Addr())
+	}
 	x := introduction{API: url, OpenAPI: url + "/openapi.json", Store: s.where(), Tokens: len(a.tokens), Tasks: known.names()}
 	if a.side.addr != nil {
 		x.Admin = "http://" + reachable(a.side.addr)
 	}
-	x.Try = s.tries(url, known, demo, x.Tokens > 0)
+	x.Try = s.tries(a, url, known, demo)
 	if done, err := s.object(x); done || s.flags.output == asName {
 		if !done {
 			_, err = fmt.Fprintln(s.stdout, url)
@@ -180,9 +183,12 @@ func (s *session) introduce(a *api, known *knownTasks, demo bool) error {
 
 // tries are command lines that enqueue a task, wait for it, and list tasks.
 // They work as they are; the id is a new one at each start.
-func (s *session) tries(url string, known *knownTasks, demo, tokens bool) []string {
+func (s *session) tries(a *api, url string, known *knownTasks, demo bool) []string {
 	curl := "curl -s "
-	if tokens {
+	if cert := s.conf.Config.APICert; a.tls != nil && !strings.HasPrefix(cert, pemHead) {
+		curl += "--cacert '" + cert + "' "
+	}
+	if len(a.tokens) > 0 {
 		curl += `-H "Authorization: Bearer $TOKEN" `
 	}
 	whole := task.NewID()

@@ -2,6 +2,7 @@ package stemcmd
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -27,6 +28,8 @@ type apiFlags struct {
 
 func (f *apiFlags) add(flags *pflag.FlagSet) {
 	flags.StringVar(&f.addr, "addr", "127.0.0.1:8080", "`HOST:PORT` of the API; an address that is not loopback needs STEM_API_TOKENS")
+	flags.String("tls-cert", "", "`FILE` of the API's certificate in PEM, for HTTPS (STEM_API_TLS_CERT)")
+	flags.String("tls-key", "", "`FILE` of its key (STEM_API_TLS_KEY)")
 	flags.StringSliceVar(&f.hosts, "allow-host", nil, "`NAME` that callers may know this server by, beside localhost and IP addresses; * for any; may be given again")
 }
 
@@ -49,7 +52,7 @@ second Ctrl-C, or SIGQUIT, breaks them off. The exit code is 0 after a clean sto
 The log, with a line for each request, goes to standard error.`,
 		Example: `  {{stem}} serve
   {{stem}} serve --addr 0.0.0.0:8080 --allow-host stem.example.com --http 127.0.0.1:9090
-  STEM_API_TOKENS=@/run/secrets/api-tokens {{stem}} serve --addr 0.0.0.0:8080`,
+  STEM_API_TOKENS=@/run/secrets/api-tokens {{stem}} serve --addr 0.0.0.0:8080 --tls-cert api.crt --tls-key api.key`,
 		Args:        noArguments,
 		Annotations: map[string]string{annotationService: "yes"},
 	}
@@ -89,6 +92,7 @@ type api struct {
 	s        *session
 	f        *apiFlags
 	tokens   []httpapi.Token
+	tls      *tls.Config // nil: plain HTTP
 	listener *breakable
 	side     *side
 	client   *stem.Client
@@ -101,6 +105,9 @@ func (s *session) openAPI(ctx context.Context, f *apiFlags) (*api, error) {
 	a := &api{s: s, f: f}
 	var err error
 	if a.tokens, err = s.apiTokens(); err != nil {
+		return nil, err
+	}
+	if a.tls, err = s.apiTLS(); err != nil {
 		return nil, err
 	}
 	if err := a.check(); err != nil {
@@ -179,7 +186,7 @@ func (a *api) listen(ctx context.Context) error {
 // declare makes the server, which enqueues these tasks as they are declared.
 func (a *api) declare(known *knownTasks) error {
 	o := httpapi.Options{
-		Addr: a.f.addr, Tokens: a.tokens, AllowedHosts: a.f.hosts,
+		Addr: a.f.addr, Tokens: a.tokens, AllowedHosts: a.f.hosts, TLS: a.tls,
 		Delay: time.Duration(a.f.delay), Grace: time.Duration(a.f.grace), Tasks: known.tasks,
 		Retention: a.s.app.Worker.Retention, MaxDeliveries: a.s.app.Worker.MaxDeliveries, Logger: a.s.log,
 	}
