@@ -6,6 +6,8 @@ var (
 	byReason  = []string{"queue", "reason"}
 	byQueue   = []string{"queue"}
 	byWorker  = []string{"worker"}
+	byName    = []string{"task"}
+	byBeat    = []string{"beat"}
 	byBackend = []string{"backend", "operation"}
 )
 
@@ -53,6 +55,20 @@ var (
 	OrphansFixed    = &Metric{"stem.orphans.fixed", KindCounter, byQueue, "Tasks put back by the reconciler; normally none."}
 )
 
+// The metrics of the scheduler. A firing that a store refuses as a second of the
+// same moment is a duplicate: more than none means that something is wrong.
+var (
+	BeatDrift         = &Metric{"stem.beat.drift", KindHistogram, byName, "From when a moment was to fire to when it fired."}
+	BeatFired         = &Metric{"stem.beat.fired", KindCounter, byName, "Due moments whose task was enqueued."}
+	BeatFailed        = &Metric{"stem.beat.failed", KindCounter, byName, "Due moments whose task could not be enqueued."}
+	BeatMisfired      = &Metric{"stem.beat.misfired", KindCounter, byName, "Due moments passed over by the misfire policy."}
+	BeatOverlapped    = &Metric{"stem.beat.overlapped", KindCounter, byName, "Due moments passed over since the task before had not ended."}
+	BeatDuplicates    = &Metric{"stem.beat.duplicates", KindCounter, byName, "Due moments whose task was there already; normally none."}
+	BeatLockHeld      = &Metric{"stem.beat.lock.held", KindGauge, byBeat, "1 while this beat leads."}
+	BeatLockContended = &Metric{"stem.beat.lock.contended", KindCounter, byBeat, "Looks of a beat that stands by: another leads."}
+	BeatLockLost      = &Metric{"stem.beat.lock.lost", KindCounter, byBeat, "Times that a leading beat found another in its place."}
+)
+
 // All lists every metric, in the order of the documentation.
 func All() []*Metric {
 	return []*Metric{
@@ -62,5 +78,7 @@ func All() []*Metric {
 		DLQAdded, DLQReplayed, DLQPurged, DLQDepth, QueueDepth, QueueDelayed, QueueOldestAge,
 		IsolatesActive, IsolatesTotal, IsolatesLost, WorkerInflight, WorkerPrefetch, HeartbeatAge,
 		LeaseRenewed, LeaseLost, BrokerRoundtrip, BrokerErrors, OrphansFixed,
+		BeatDrift, BeatFired, BeatFailed, BeatMisfired, BeatOverlapped, BeatDuplicates,
+		BeatLockHeld, BeatLockContended, BeatLockLost,
 	}
 }

@@ -1,0 +1,332 @@
+package beat
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/bits"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/measure"
+	"github.com/stemjobs/stem/schedule"
+	"github.com/stemjobs/stem/store"
+	"github.com/stemjobs/stem/task"
+)
+
+// Options shape a beat. The zero value works.
+type Options struct {
+	ID string // "": host-pid-xxxx
+
+	// Lease is how long this beat leads without saying so again, which it does
+	// three times as often: how soon another takes over. 0: 3 s; at least 1 s.
+	Lease time.Duration
+	// Grace bounds how long a stop waits for the store: 0: 5 s.
+	Grace time.Duration
+
+	// Tasks are declared tasks: what an entry leaves open, such as the queue or
+	// the retries, is for them as declared. Others are enqueued too. Every beat of
+	// a deployment should know the same.
+	Tasks []stem.Registration
+
+	Logger *slog.Logger  // one line for each firing at info; nil: discards
+	Meter  measure.Meter // nil: measures nothing
+}
+
+// Store is a backend that can keep schedules: what memory.New and sqlite.Open
+// return.
+type Store interface {
+	Schedules() store.Schedules
+	Locks() store.Locks
+}
+
+// Beat fires the schedules of one store. Its methods are safe for concurrent
+// use.
+type Beat struct {
+	client    *stem.Client
+	schedules store.Schedules
+	locks     store.Locks
+	opts      Options
+	tasks     map[string]stem.Registration
+	atomic    bool // a claim and its task are stored in one step
+	claims    bool // the broker remembers publications beyond their tasks
+	ran       atomic.Bool
+
+	// Of the goroutine that runs Run.
+	lock    store.Lock // Token 0: another leads, or nobody
+	renewed time.Time  // when lock was asked for, by the monotonic clock
+	loader  schedule.Loader
+	refused refusals
+
+	mu      sync.Mutex
+	leading bool
+	since   time.Time // that it leads, or stands by
+	leader  string    // another, as far as it is known
+	heard   time.Time // of the store
+	lastErr error
+}
+
+// New makes a beat that fires the schedules of one store into a client's
+// broker. Client and store stay the caller's.
+func New(client *stem.Client, schedules store.Schedules, locks store.Locks, o Options) (*Beat, error) {
+	if client == nil || schedules == nil || locks == nil {
+		return nil, fmt.Errorf("beat: it needs a client, and a store that keeps schedules: %w", broker.ErrUnsupported)
+	}
+	if o.ID == "" {
+		o.ID = newID()
+	}
+	if err := task.ValidateID(o.ID); err != nil {
+		return nil, fmt.Errorf("beat: %w", err)
+	}
+	if o.Lease == 0 {
+		o.Lease = defaultLease
+	}
+	if o.Grace == 0 {
+		o.Grace = defaultStop
+	}
+	if o.Lease < time.Second || o.Grace < 0 {
+		return nil, fmt.Errorf("beat: lease %s, grace %s: %w: want a lease of 1s or more, and a grace of more than none", o.Lease, o.Grace, stem.ErrInvalid)
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Meter == nil {
+		o.Meter = measure.None
+	}
+	b := &Beat{client: client, schedules: schedules, locks: locks, opts: o, tasks: map[string]stem.Registration{}, since: time.Now()}
+	for _, r := range o.Tasks {
+		b.tasks[r.Name()] = r
+		for _, alias := range r.Info().Aliases {
+			b.tasks[alias] = r
+		}
+	}
+	if f, ok := schedules.(store.FiresInto); ok {
+		b.atomic = f.FiresInto(client.Broker())
+	}
+	b.claims = broker.CapabilitiesOf(client.Broker()).Has(broker.PowerClaims)
+	return b, nil
+}
+
+// Times of a beat.
+const (
+	defaultLease = 3 * time.Second
+	defaultStop  = 5 * time.Second
+	callTimeout  = 10 * time.Second // of one call to a store
+	standBy      = time.Second      // between two looks of a beat that does not lead, at most
+	maxPause     = time.Second      // after a store failed
+	memory       = 24 * time.Hour   // how long a broker remembers a publication's id
+)
+
+// newID is the id of a beat without one.
+func newID() string {
+	host, err := os.Hostname()
+	if err != nil || task.ValidateID(host) != nil || len(host) > 64 {
+		host = "beat"
+	}
+	id := task.NewID()
+	return fmt.Sprintf("%s-%d-%s", host, os.Getpid(), id[len(id)-4:])
+}
+
+// ID is the beat's id.
+func (b *Beat) ID() string { return b.opts.ID }
+
+// Run fires what is due until ctx ends, and gives the lead away then. It returns
+// nil after a clean stop, and an error when the store was closed or does not keep
+// schedules; a store that cannot be reached is waited for. A beat runs once.
+func (b *Beat) Run(ctx context.Context) error {
+	if !b.ran.CompareAndSwap(false, true) {
+		return errors.New("beat: it has run already")
+	}
+	work, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	undo := context.AfterFunc(ctx, func() {
+		select {
+		case <-time.After(b.opts.Grace):
+			end()
+		case <-work.Done():
+		}
+	})
+	defer undo()
+	b.opts.Logger.Info("beat started", "beat", b.opts.ID, "atomic", b.atomic)
+	for ctx.Err() == nil {
+		pause, err := b.step(ctx, work)
+		switch {
+		case err == nil:
+			b.note(nil)
+		case ctx.Err() != nil:
+		case errors.Is(err, broker.ErrClosed), errors.Is(err, broker.ErrUnsupported):
+			b.lead(work, false, "beat stopped")
+			return fmt.Errorf("beat: %w", err)
+		default:
+			pause = b.failed(work, err)
+		}
+		if pause > 0 {
+			sleep(ctx, pause)
+		}
+	}
+	return b.resign(work)
+}
+
+// step leads or stands by for a moment. It says how long to pause, apart from
+// what it waited itself.
+func (b *Beat) step(ctx, work context.Context) (time.Duration, error) {
+	if time.Since(b.renewed) >= b.opts.Lease/3 {
+		left, err := b.acquire(work)
+		if err != nil || b.lock.Token == 0 {
+			return min(left+time.Millisecond, standBy), err
+		}
+	}
+	looked := time.Now()
+	next, more, err := b.fire(work)
+	switch {
+	case errors.Is(err, broker.ErrLeaseLost):
+		b.lost(work)
+		return 0, nil
+	case err != nil:
+		return 0, err
+	case more:
+		return 0, nil
+	}
+	// Until something is due, something changes, or the lead is to be renewed.
+	atMost := b.opts.Lease/3 - time.Since(b.renewed)
+	if next > 0 {
+		atMost = min(atMost, next-time.Since(looked))
+	}
+	if atMost <= 0 {
+		return 0, nil
+	}
+	if err := b.schedules.Wait(ctx, atMost); err != nil && ctx.Err() == nil {
+		return 0, fmt.Errorf("wait for schedules: %w", err)
+	}
+	return 0, nil
+}
+
+// acquire takes or renews the lead; without success it says how long another
+// has it still.
+func (b *Beat) acquire(work context.Context) (time.Duration, error) {
+	ctx, cancel := context.WithTimeout(work, b.opts.Lease)
+	defer cancel()
+	asked := time.Now()
+	lock, err := b.locks.Acquire(ctx, store.LeadLock, b.opts.ID, b.opts.Lease)
+	var held *store.HeldError
+	switch {
+	case errors.As(err, &held):
+		if b.lock.Token != 0 {
+			b.lost(work)
+		}
+		b.opts.Meter.Counter(measure.BeatLockContended, b.opts.ID).Add(1)
+		b.mu.Lock()
+		b.leader = held.Holder
+		b.mu.Unlock()
+		b.note(nil)
+		return held.Left, nil
+	case err != nil:
+		if time.Since(b.renewed) >= b.opts.Lease && b.lock.Token != 0 {
+			b.lost(work)
+		}
+		return 0, fmt.Errorf("lead the schedules: %w", err)
+	}
+	b.lock, b.renewed = lock, asked
+	b.mu.Lock()
+	b.leader = b.opts.ID
+	b.mu.Unlock()
+	b.lead(work, true, "beat leads")
+	return 0, nil
+}
+
+// lost notes that another leads by now.
+func (b *Beat) lost(ctx context.Context) {
+	b.opts.Meter.Counter(measure.BeatLockLost, b.opts.ID).Add(1)
+	b.lead(ctx, false, "beat lost the lead")
+	b.lock, b.renewed = store.Lock{}, time.Time{}
+}
+
+// resign gives the lead away, so that another takes over at once.
+func (b *Beat) resign(work context.Context) error {
+	if b.lock.Token == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(work, b.opts.Lease)
+	defer cancel()
+	err := b.locks.Release(ctx, b.lock)
+	b.lead(work, false, "beat stopped")
+	if err != nil && !errors.Is(err, broker.ErrLeaseLost) {
+		b.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "the lead could not be given back: it ends by itself",
+			slog.String("beat", b.opts.ID), slog.Any("error", err))
+	}
+	return nil
+}
+
+// refusals counts the failures of the store in a row.
+type refusals struct {
+	n     uint
+	pause time.Duration
+}
+
+// failed logs failures at 1, 2, 4 …, and says how long to pause.
+func (b *Beat) failed(ctx context.Context, err error) time.Duration {
+	b.note(err)
+	b.refused.n++
+	b.refused.pause = min(max(2*b.refused.pause, 50*time.Millisecond), maxPause)
+	if bits.OnesCount(b.refused.n) == 1 {
+		b.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "beat cannot go on for now",
+			slog.String("beat", b.opts.ID), slog.Uint64("failures", uint64(b.refused.n)), slog.Any("error", err))
+	}
+	return b.refused.pause
+}
+
+// note keeps how it went with the store.
+func (b *Beat) note(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lastErr = err
+	if err == nil {
+		b.heard, b.refused = time.Now(), refusals{}
+	}
+}
+
+// State is what a beat does at this moment.
+type State struct {
+	ID      string
+	Leading bool
+	Since   time.Time // that it leads, or stands by
+	Leader  string    // its id, as far as it is known
+	Heard   time.Time // when the store last answered; zero: never
+	Err     error     // why the store cannot be used just now
+}
+
+// State says what the beat does.
+func (b *Beat) State() State {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return State{ID: b.opts.ID, Leading: b.leading, Since: b.since, Leader: b.leader, Heard: b.heard, Err: b.lastErr}
+}
+
+// Ready says why the beat neither leads nor stands by: for a readiness probe. The
+// store must have answered within that time.
+func (b *Beat) Ready(within time.Duration) error {
+	s := b.State()
+	switch {
+	case s.Err != nil && time.Since(s.Heard) > within:
+		return fmt.Errorf("beat %s: %w", s.ID, s.Err)
+	case s.Heard.IsZero():
+		return fmt.Errorf("beat %s: has not heard of its store yet", s.ID)
+	case time.Since(s.Heard) > within:
+		return fmt.Errorf("beat %s: has heard nothing of its store for %s", s.ID, time.Since(s.Heard).Round(time.Second))
+	}
+	return nil
+}
+
+func sleep(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
