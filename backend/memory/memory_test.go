@@ -39,7 +39,7 @@ func TestStoreConformance(t *testing.T) {
 	backend := func(db *memory.DB) storetest.Backend {
 		r := db.Results()
 		return storetest.Backend{
-			Results: r, Watcher: r.(store.Watcher), Outboxes: r.(store.Outboxes), Heartbeats: db.Heartbeats(),
+			Results: r, Watcher: r.(store.Watcher), Outboxes: r.(store.Outboxes), Heartbeats: db.Heartbeats(), Control: db.Control(),
 			Limiter: db.Broker().(store.Limiter),
 		}
 	}

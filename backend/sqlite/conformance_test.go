@@ -32,7 +32,7 @@ func (f *files) results(t testing.TB, path string) storetest.Backend {
 	r := db.Results()
 	f.byRole.Store(r, path)
 	return storetest.Backend{
-		Results: r, Watcher: r.(store.Watcher), Outboxes: r.(store.Outboxes), Heartbeats: db.Heartbeats(),
+		Results: r, Watcher: r.(store.Watcher), Outboxes: r.(store.Outboxes), Heartbeats: db.Heartbeats(), Control: db.Control(),
 		Limiter: db.Broker().(store.Limiter),
 	}
 }

@@ -33,7 +33,7 @@ type broken struct {
 // has nothing to do with it.
 func TestBroken(t *testing.T) {
 	for _, x := range slices.Concat(
-		brokenUpdates(), brokenRecords(), brokenRetention(), brokenReads(), brokenKeeping(), brokenWatching(), brokenHeartbeats(), brokenLimiters(),
+		brokenUpdates(), brokenRecords(), brokenRetention(), brokenReads(), brokenKeeping(), brokenWatching(), brokenHeartbeats(), brokenControls(), brokenLimiters(),
 	) {
 		t.Run(strings.ReplaceAll(x.name, " ", "_"), func(t *testing.T) {
 			t.Parallel()

@@ -28,6 +28,7 @@ type Backend struct {
 	Outboxes store.Outboxes
 
 	Heartbeats store.Heartbeats // nil: it keeps none
+	Control    store.Control    // nil: it has none
 
 	Limiter store.Limiter // the broker of the same store; nil: it has no rate limits
 }
@@ -118,5 +119,12 @@ var tests = []struct {
 	{"R6_contexts_keys_and_the_end", limiters(testR6)},
 	{"S14_after_close", testS14},
 	{"S15_concurrent_use", testS15},
+	{"H1_heartbeats_are_followed", testH1},
+	{"C1_commands_reach_who_is_meant", testC1},
+	{"C2_who_is_away_hears_nothing", testC2},
+	{"C3_replies_reach_who_asked", testC3},
+	{"C4_late_is_never", testC4},
+	{"C5_what_is_wrong_is_refused", testC5},
+	{"C6_streams_end", testC6},
 	{"Model_random_operations", testModel},
 }

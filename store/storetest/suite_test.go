@@ -22,7 +22,7 @@ func openMemory(t testing.TB) Backend {
 	r := db.Results()
 	w, _ := r.(store.Watcher)
 	o, _ := r.(store.Outboxes)
-	return Backend{Results: r, Watcher: w, Outboxes: o, Heartbeats: db.Heartbeats(), Limiter: db.Broker().(store.Limiter)}
+	return Backend{Results: r, Watcher: w, Outboxes: o, Heartbeats: db.Heartbeats(), Control: db.Control(), Limiter: db.Broker().(store.Limiter)}
 }
 
 // A correct store passes, in real time and in virtual time.
