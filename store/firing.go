@@ -178,12 +178,12 @@ func (r *FireRecord) Settle(o broker.Outcome) {
 	}
 }
 
-// Finish brings a pending record to what r says became of it. It reports
-// whether r says anything: an outcome that ends it.
-func (p *FireRecord) Finish(r *FireRecord) bool {
-	switch r.Outcome {
+// Finish brings a pending record to what end says became of it. It reports
+// whether that says anything: an outcome that ends it.
+func (r *FireRecord) Finish(end *FireRecord) bool {
+	switch end.Outcome {
 	case OutcomeFired, OutcomeDuplicate, OutcomeFailed, OutcomeUnknown:
-		p.Outcome, p.Task, p.Error = r.Outcome, r.Task, short(r.Error)
+		r.Outcome, r.Task, r.Error = end.Outcome, end.Task, short(end.Error)
 		return true
 	default:
 		return false
@@ -194,7 +194,7 @@ func (p *FireRecord) Finish(r *FireRecord) bool {
 // error wraps task.ErrInvalid.
 func CheckFinish(batch []FireRecord) error {
 	for i := range batch {
-		if p := (FireRecord{}); !p.Finish(&batch[i]) {
+		if r := (FireRecord{}); !r.Finish(&batch[i]) {
 			return fmt.Errorf("%w end of a firing of schedule %s: outcome %q", task.ErrInvalid, batch[i].ID, batch[i].Outcome)
 		}
 	}

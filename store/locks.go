@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// ErrHeld: another holder has the lock. Backends return it as a *HeldError.
+// ErrHeld says that another holder has the lock. Backends return it as a *HeldError.
 var ErrHeld = errors.New("lock held by another")
 
 // Locks grants a name to one holder at a time, for as long as he renews it.

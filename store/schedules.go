@@ -10,11 +10,11 @@ import (
 	"github.com/stemjobs/stem/broker"
 )
 
-// ErrConflict: an entry was changed by somebody else since it was read.
+// ErrConflict says that an entry was changed by somebody else since it was read.
 // Backends return it as a *ConflictError.
 var ErrConflict = errors.New("changed by somebody else")
 
-// ErrNoSchedule: there is no entry of that id.
+// ErrNoSchedule says that there is no entry of that id.
 var ErrNoSchedule = errors.New("schedule not found")
 
 // LeadLock is the name of the lock whose holder fires schedules.

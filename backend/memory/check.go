@@ -44,6 +44,7 @@ func (db *DB) Check(ctx context.Context) error {
 	c.timeline()
 	c.moments()
 	c.selectors()
+	c.plans()
 	return errors.Join(c.errs...)
 }
 

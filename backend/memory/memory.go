@@ -40,6 +40,7 @@ type DB struct {
 	beats    map[string]beat
 	watches  map[string][]*watch
 	outboxes map[string]*record // foreign records whose outcome is not cleared
+	plans    plans
 	pauses   map[string]broker.Pause
 	wire     wire
 
@@ -108,6 +109,7 @@ func (db *DB) Close() error {
 			c.signal()
 		}
 	}
+	db.plans.stir()
 	db.wire.stir()
 	return nil
 }
