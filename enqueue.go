@@ -256,7 +256,10 @@ func (c *Client) fillMeta(ctx context.Context, e *task.Envelope, i *Item, now ti
 	if i.undeclared && o.maxRetries == nil {
 		m[task.MetaRetriesUnsaid] = json.RawMessage("true")
 	}
-	if cur := Current(ctx); cur.ID() != "" {
+	if cur := Current(ctx); o.parent != "" {
+		m[task.MetaParent] = quote(o.parent)
+		m[task.MetaRoot] = quote(o.root)
+	} else if cur.ID() != "" {
 		m[task.MetaParent] = quote(cur.ID())
 		m[task.MetaRoot] = quote(cur.Root())
 	}

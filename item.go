@@ -28,6 +28,7 @@ type ItemOptions struct {
 	IgnoreResult      bool
 	Headers           map[string]string
 	Meta              map[string]json.RawMessage
+	Parent, Root      string // of ChildOf
 	IdempotencyKey    string
 	IdempotencyTTL    time.Duration
 	Links             []Item
@@ -43,7 +44,7 @@ func (i Item) Options() (ItemOptions, error) {
 		ID: o.id, Queue: o.queue, In: o.in, At: o.at, ExpiresIn: o.expiresIn, ExpiresAt: o.expiresAt,
 		Priority: o.priority, MaxRetries: o.maxRetries, VisibilityTimeout: o.lease,
 		Retention: o.retention, IgnoreResult: o.ignoreResult,
-		Headers: maps.Clone(o.headers), Meta: maps.Clone(o.meta),
+		Headers: maps.Clone(o.headers), Meta: maps.Clone(o.meta), Parent: o.parent, Root: o.root,
 		IdempotencyKey: o.claimKey, IdempotencyTTL: o.claimFor,
 		Links: slices.Clone(o.links), ErrorLinks: slices.Clone(o.errorLinks), Encoders: slices.Clone(o.encoders),
 	}, errors.Join(i.err, o.err)

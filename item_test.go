@@ -19,7 +19,7 @@ func TestItemOptions(t *testing.T) {
 	at := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	item := stem.NewItem("a", nil, stem.ID("i"), stem.Queue("q"), stem.At(at), stem.ExpiresIn(time.Hour), stem.Priority(0),
 		stem.MaxRetries(0), stem.VisibilityTimeout(time.Minute), stem.Retention(stem.Forever), stem.IgnoreResult(),
-		stem.Header("K", "v"), stem.Meta("m", 1), stem.Idempotency("key", time.Second), stem.Encoder(),
+		stem.Header("K", "v"), stem.Meta("m", 1), stem.Idempotency("key", time.Second), stem.Encoder(), stem.ChildOf("p", ""),
 		stem.Link(stem.NewItem("b", nil)), stem.LinkError(stem.NewItem("c", nil)))
 	got, err := item.Options()
 	if err != nil {
@@ -34,6 +34,7 @@ func TestItemOptions(t *testing.T) {
 		ID: "i", Queue: "q", At: at, ExpiresIn: time.Hour, Priority: &zero, MaxRetries: &zero, VisibilityTimeout: time.Minute,
 		Retention: &forever, IgnoreResult: true, Headers: map[string]string{"k": "v"},
 		Meta: map[string]json.RawMessage{"m": json.RawMessage("1")}, IdempotencyKey: "key", IdempotencyTTL: time.Second, Encoders: []string{},
+		Parent: "p", Root: "p",
 	}
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)

@@ -40,6 +40,7 @@ type call struct {
 	ignoreResult bool
 	headers      map[string]string
 	meta         map[string]json.RawMessage
+	parent, root string
 	claimKey     string
 	claimFor     time.Duration
 	links        []Item
@@ -162,6 +163,24 @@ func Meta(key string, value any) Option {
 			c.meta = map[string]json.RawMessage{}
 		}
 		c.meta[key] = raw
+	}}
+}
+
+// ChildOf names the task in whose execution this one is enqueued, and the first
+// task of that line; "": the parent. It is for those who enqueue on behalf of
+// what runs elsewhere; a handler's context says it by itself.
+func ChildOf(parent, root string) Option {
+	return Option{func(c *call) {
+		if root == "" {
+			root = parent
+		}
+		for _, id := range []string{parent, root} {
+			if err := task.ValidateID(id); err != nil {
+				c.fail("parent or root: %w", err)
+				return
+			}
+		}
+		c.parent, c.root = parent, root
 	}}
 }
 

@@ -27,10 +27,8 @@ type ClientOptions struct {
 }
 
 // Client speaks to the API. It is a stem.Conn: declared tasks are enqueued and
-// awaited through it as through a stem.Client. It is safe for concurrent use.
-//
-// A parent is not told of: what a handler enqueues through it has no
-// descent.
+// awaited through it as through a stem.Client, with the parent and the root of
+// what a handler enqueues. It is safe for concurrent use.
 type Client struct {
 	base  string
 	token string
@@ -64,8 +62,12 @@ const (
 func (c *Client) EnqueueMany(ctx context.Context, items []stem.Item) ([]stem.Receipt, error) {
 	receipts := make([]stem.Receipt, len(items))
 	bodies := make([][]byte, len(items))
+	parent := stem.Current(ctx)
 	for i := range items {
 		n, err := taskOf(&items[i])
+		if n.Parent == "" && parent.ID() != "" {
+			n.Parent, n.Root = parent.ID(), parent.Root()
+		}
 		if n.ID == "" && err == nil {
 			n.ID = task.NewID()
 		}
@@ -250,7 +252,7 @@ func taskOf(i *stem.Item) (NewTask, error) {
 		Name: i.Name(), Args: i.Args(), ID: o.ID, Queue: o.Queue, In: Duration(o.In), At: o.At,
 		ExpiresIn: Duration(o.ExpiresIn), ExpiresAt: o.ExpiresAt, Priority: o.Priority, MaxRetries: o.MaxRetries,
 		VisibilityTimeout: Duration(o.VisibilityTimeout), Retention: (*Retention)(o.Retention), IgnoreResult: o.IgnoreResult,
-		Headers: o.Headers, Meta: o.Meta, IdempotencyKey: o.IdempotencyKey, IdempotencyTTL: Duration(o.IdempotencyTTL),
+		Headers: o.Headers, Meta: o.Meta, Parent: o.Parent, Root: o.Root, IdempotencyKey: o.IdempotencyKey, IdempotencyTTL: Duration(o.IdempotencyTTL),
 		Encoders: o.Encoders,
 	}
 	for _, links := range []struct {

@@ -115,6 +115,50 @@ func asJSON(t testing.TB, v any) string {
 	return string(raw)
 }
 
+// TestClientDescent: what a handler enqueues over the API, and what a puller
+// does, has a parent and a root.
+func TestClientDescent(t *testing.T) {
+	r := newRig(t, httpapi.Options{})
+	c, err := httpapi.NewClient(r.url, httpapi.ClientOptions{HTTP: r.http})
+	if err != nil {
+		t.Fatal(err)
+	}
+	step := stem.NewTask[int, stem.None]("step")
+	r.work(step.Do(func(ctx context.Context, n int) error {
+		if n == 3 {
+			return nil
+		}
+		_, err := step.Enqueue(ctx, c, n+1, stem.ID(fmt.Sprintf("s%d", n+1)))
+		return err
+	}))
+	if _, err := step.Enqueue(t.Context(), c, 1, stem.ID("s1")); err != nil {
+		t.Fatal(err)
+	}
+	descent := func(id, parent, root string) {
+		t.Helper()
+		eventually(t, id+" is there", func() bool { return r.do("GET", "/v1/tasks/"+id, "").status == 200 })
+		if s := r.status(id); string(s.Meta["parent"]) != parent || string(s.Meta["root"]) != root {
+			t.Errorf("%s: parent %s, root %s; want %s, %s", id, s.Meta["parent"], s.Meta["root"], parent, root)
+		}
+	}
+	descent("s1", "", "")
+	descent("s2", `"s1"`, `"s1"`)
+	descent("s3", `"s2"`, `"s1"`)
+
+	for i, want := range []string{"p0", "p0", "p0"} {
+		body := `{"task":"a","queue":"pull","id":"p0"}`
+		if i > 0 {
+			body = fmt.Sprintf(`{"task":"a","queue":"pull","id":"p%d","parent":"p%d","root":"p0"}`, i, i-1)
+		}
+		id := r.enqueue(body)
+		l := r.lease(`{"queues":["pull"]}`)
+		if len(l) != 1 || l[0].ID != id || l[0].Name != "a" || l[0].Root != want {
+			t.Errorf("leased %+v, want %s with root %s", l, id, want)
+		}
+	}
+	descent("p2", `"p1"`, `"p0"`)
+}
+
 func TestClientBatches(t *testing.T) {
 	r := newRig(t, httpapi.Options{})
 	c, err := httpapi.NewClient(r.url, httpapi.ClientOptions{HTTP: r.http})

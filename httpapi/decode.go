@@ -98,6 +98,9 @@ func (s *shape) addFields(known map[reflect.Type]*shape) {
 		}
 		n := len(s.fields)
 		s.byName[name] = n
+		if alias := f.Tag.Get("alias"); alias != "" {
+			s.byName[alias] = n
+		}
 		if !strings.Contains(opts, "omit") {
 			s.required |= 1 << n
 		}

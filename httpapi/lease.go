@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
@@ -138,13 +139,22 @@ func leaseAnswer(gs []*given) (LeaseAnswer, time.Time) {
 			Receipt: receiptOf(d).String(), ID: e.ID, Name: e.Name, Args: e.Args, Queue: d.Queue,
 			Priority: e.Priority, Attempt: d.Attempt, MaxRetries: e.MaxRetries, Redelivered: d.Redelivered,
 			EnqueuedAt: e.EnqueuedAt, LeasedUntil: g.until.UTC().Truncate(time.Millisecond),
-			LeaseMS: g.lease.Milliseconds(), Headers: e.Headers,
+			LeaseMS: g.lease.Milliseconds(), Headers: e.Headers, Root: rootOf(e),
 		}
 		if until.IsZero() || g.until.Before(until) {
 			until = g.until
 		}
 	}
 	return answer, until
+}
+
+// rootOf is the first task of the line that led to this one.
+func rootOf(e *task.Envelope) string {
+	var root string
+	if raw := e.Meta[task.MetaRoot]; raw != nil && json.Unmarshal(raw, &root) == nil && root != "" {
+		return root
+	}
+	return e.ID
 }
 
 func (s *Server) extend(c *call) (any, error) {

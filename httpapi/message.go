@@ -11,7 +11,8 @@ import (
 )
 
 // The requests and answers of the API. Their json tags are its names, a field
-// without "omit" is required, and the doc tags are its documentation.
+// without "omit" is required, and the doc tags are its documentation. An alias is
+// another name that is understood.
 
 // Duration is a length of time, written as Go does: "30s", "1h30m".
 type Duration time.Duration
@@ -51,7 +52,7 @@ func (r Retention) MarshalText() ([]byte, error) {
 
 // NewTask is one task to enqueue.
 type NewTask struct {
-	Name              string                     `json:"name" doc:"The task's name: 1–200 of A-Z a-z 0-9 . _ : - /."`
+	Name              string                     `json:"name" alias:"task" doc:"The task's name: 1–200 of A-Z a-z 0-9 . _ : - /."`
 	Args              json.RawMessage            `json:"args,omitempty" doc:"The argument: any JSON value; null unless given."`
 	ID                string                     `json:"id,omitempty" doc:"An id of your own: 1–128 of A-Z a-z 0-9 . _ : -. One in use is refused."`
 	Queue             string                     `json:"queue,omitempty" doc:"The queue; the server's default unless given."`
@@ -66,6 +67,8 @@ type NewTask struct {
 	IgnoreResult      bool                       `json:"ignoreResult,omitempty" doc:"Keep the state and drop the result."`
 	Headers           map[string]string          `json:"headers,omitempty" doc:"Headers; keys that begin with stem- are refused."`
 	Meta              map[string]json.RawMessage `json:"meta,omitempty" doc:"Annotations, kept with the status."`
+	Parent            string                     `json:"parent,omitempty" doc:"The task in whose execution this one is enqueued; kept with the status."`
+	Root              string                     `json:"root,omitempty" doc:"The first task of that line; the parent unless given."`
 	IdempotencyKey    string                     `json:"idempotencyKey,omitempty" doc:"A further enqueue with this key gets the first task's id. As the header Idempotency-Key."`
 	IdempotencyTTL    Duration                   `json:"idempotencyTtl,omitempty" doc:"How long the key is remembered; 24h unless given."`
 	OnSuccess         []NewTask                  `json:"onSuccess,omitempty" doc:"Tasks enqueued when this one succeeds; one without args gets its result."`

@@ -35,6 +35,7 @@ type Leased struct {
 	LeasedUntil time.Time         `json:"leasedUntil" doc:"By the server's clock: extend or settle before."`
 	LeaseMS     int64             `json:"leaseMs" doc:"How long the lease lasts, in milliseconds: extend at half of it."`
 	Headers     map[string]string `json:"headers,omitempty"`
+	Root        string            `json:"root" doc:"The first task of the line that led to this one: its own id at the start of a line. Give it as root, and id as parent, with what you enqueue for it."`
 }
 
 // ExtendRequest keeps leases.

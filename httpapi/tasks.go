@@ -80,6 +80,8 @@ func (n *NewTask) options(key string) ([]stem.Option, *Problem) {
 		return nil, at(problem(invalidArgument, "give expiresIn or expiresAt, not both"), "expiresAt")
 	case n.IdempotencyTTL > 0 && n.IdempotencyKey == "":
 		return nil, at(problem(invalidArgument, "there is no idempotencyKey"), "idempotencyTtl")
+	case n.Root != "" && n.Parent == "":
+		return nil, at(problem(invalidArgument, "there is no parent"), "root")
 	case key != "" && n.IdempotencyKey != "":
 		return nil, at(problem(invalidArgument, "give it here or as the header Idempotency-Key, not both"), "idempotencyKey")
 	}
@@ -90,6 +92,7 @@ func (n *NewTask) options(key string) ([]stem.Option, *Problem) {
 	if key == "" {
 		key = n.IdempotencyKey
 	}
+	add(n.Parent != "", func() stem.Option { return stem.ChildOf(n.Parent, n.Root) })
 	add(n.ID != "", func() stem.Option { return stem.ID(n.ID) })
 	add(n.Queue != "", func() stem.Option { return stem.Queue(n.Queue) })
 	add(n.In > 0, func() stem.Option { return stem.In(time.Duration(n.In)) })

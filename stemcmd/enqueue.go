@@ -50,9 +50,9 @@ func (s *session) enqueueCommand() *cobra.Command {
 the result, and exits with 1 when the task did not succeed.
 
 With --stdin it reads JSON lines and stores them in batches. A line has the
-fields "task", "args", "queue", "priority", "id", "in", "at", "maxRetries",
-"headers", "meta", "expiresIn", "expiresAt", "idempotencyKey" and
-"idempotencyTtl"; the flags give what a line leaves out. What is wrong with a
+fields "task" (or "name", as in the HTTP API), "args", "queue", "priority", "id",
+"in", "at", "maxRetries", "headers", "meta", "expiresIn", "expiresAt",
+"idempotencyKey" and "idempotencyTtl"; the flags give what a line leaves out. What is wrong with a
 line is told with its number, and the others are stored all the same; the exit
 code is 6 then.`,
 		Example: enqueueExample,

@@ -25,6 +25,7 @@ const (
 // streamLine is one line of enqueue --stdin.
 type streamLine struct {
 	Task           string                     `json:"task"`
+	Name           string                     `json:"name"` // as the HTTP API calls it: parseLine makes it Task
 	Args           json.RawMessage            `json:"args"`
 	Queue          *string                    `json:"queue"`
 	Priority       *int                       `json:"priority"`
@@ -53,6 +54,12 @@ func parseLine(raw []byte) (*streamLine, error) {
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("want one JSON object a line: more follows it")
+	}
+	switch {
+	case l.Name != "" && l.Task != "":
+		return nil, errors.New(`"task" and "name" say the same: give one of them`)
+	case l.Task == "":
+		l.Task = l.Name
 	}
 	return l, nil
 }
