@@ -128,8 +128,9 @@ type WorkerOptions struct {
 	// more than 1,000 deaths wait to be told, or when the store's answer was lost.
 	OnDead func(ctx context.Context, d Dead)
 
-	Logger *slog.Logger  // nil: the client's
-	Meter  measure.Meter // nil: the client's
+	Logger   *slog.Logger   // nil: the client's
+	LogLevel *slog.LevelVar // of that logger, which operators may change by command; nil: they may not
+	Meter    measure.Meter  // nil: the client's
 }
 
 // Worker executes tasks. Register handlers with Handle, then call Run once.
@@ -284,6 +285,7 @@ func (w *Worker) config() (runner.Config, error) {
 		ID: o.ID, Version: o.Version, Queues: queues, Concurrency: o.Concurrency, Prefetch: o.Prefetch, Lease: o.Lease,
 		MaxDeliveries: o.MaxDeliveries, UnknownGrace: o.UnknownGrace, Keep: o.Retention, MaxResult: o.MaxResult,
 		Heartbeats: w.client.beats, HeartbeatInterval: o.HeartbeatInterval,
+		Control: w.client.control, LogLevel: o.LogLevel,
 		OnDead: o.OnDead,
 		Grace:  o.Grace, SoftGrace: o.SoftGrace, Logger: w.logger, Meter: meter,
 	}, nil

@@ -8,8 +8,9 @@
 // executes it (isolate.go) and leaves an outcome (outcome.go, links.go), which
 // the fetcher sends with its next exchange, together with the renewals that
 // are due (lease.go). What was delivered before is first started by a call of
-// its own (start.go). drain.go is how all of this ends. What is logged on the
-// way is written beside it (scribe.go).
+// its own (start.go). drain.go is how all of this ends. control.go
+// obeys commands meanwhile. What is logged on the way is written beside it
+// (scribe.go).
 //
 // There is one lock, line.mu, and it is never held during a call to the broker
 // or to a handler. Who waits, waits on a channel or on line.work.
@@ -83,6 +84,9 @@ type Config struct {
 
 	Heartbeats        store.Heartbeats // nil: none are stored
 	HeartbeatInterval time.Duration    // 0: 10 s
+
+	Control  store.Control  // nil: it hears no commands
+	LogLevel *slog.LevelVar // of Logger, which a command may change; nil: it may not
 
 	Grace     time.Duration // of a drain, in all; 0: 25 s
 	SoftGrace time.Duration // its last part, after contexts are cancelled; 0: 5 s

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem/internal/runner"
+	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -31,6 +32,10 @@ func TestWarmStop(t *testing.T) {
 		ids := g.held("ten", 6)
 		g.runner.Shutdown(runner.Warm)
 		settle()
+		followed, err := g.db.Heartbeats().(store.BeatFollower).Follow(context.Background())
+		if err != nil {
+			t.Fatal(err)
+		}
 		if err := g.runner.Ready(time.Minute); err == nil {
 			t.Error("ready while stopping")
 		}
@@ -53,9 +58,14 @@ func TestWarmStop(t *testing.T) {
 		if rep := g.runner.Report(); rep != (runner.Report{Finished: 2, Released: 4}) {
 			t.Errorf("report %+v, want 2 finished, 4 released", rep)
 		}
-		beats, err := g.db.Heartbeats().Workers(context.Background())
-		if err != nil || len(beats) != 1 || !beats[0].Draining || beats[0].Succeeded != 2 {
-			t.Errorf("last heartbeat %+v, %v", beats, err)
+		if last, err := followed.Next(context.Background()); err != nil || !last.Stopped || !last.Draining || last.Succeeded != 2 {
+			t.Errorf("last heartbeat %+v, %v", last, err)
+		}
+		if err := followed.Close(); err != nil {
+			t.Error(err)
+		}
+		if list, err := g.db.Heartbeats().Workers(context.Background()); err != nil || len(list) != 0 {
+			t.Errorf("listed after its end: %+v, %v", list, err)
 		}
 	})
 }

@@ -74,38 +74,40 @@ func (r *Runner) heart(ctx context.Context, end <-chan struct{}) {
 	}
 	var stored time.Time
 	failures := 0
-	send := func() {
-		if failures = r.beat(ctx, failures); failures == 0 {
+	send := func(stopped bool) {
+		if failures = r.beat(ctx, failures, stopped); failures == 0 {
 			stored = time.Now()
 		}
 		r.measure(stored)
 	}
 	stopping := r.stopping
-	send()
+	send(false)
 	for {
 		select {
 		case <-beat.C:
-			send()
+			send(false)
 		case <-stopping:
 			stopping = nil
-			send()
+			send(false)
 		case <-look.C:
 			r.measure(stored)
 		case <-end:
-			send()
+			send(true)
 			return
 		}
 	}
 }
 
 // beat stores one heartbeat and returns how many have failed in a row.
-func (r *Runner) beat(ctx context.Context, failures int) int {
+func (r *Runner) beat(ctx context.Context, failures int, stopped bool) int {
 	if r.cfg.Heartbeats == nil {
 		return 0
 	}
 	ctx, cancel := context.WithTimeout(ctx, min(r.cfg.HeartbeatInterval, 5*time.Second))
 	defer cancel()
-	if err := r.cfg.Heartbeats.Beat(ctx, r.Snapshot(), 3*r.cfg.HeartbeatInterval); err != nil {
+	h := r.Snapshot()
+	h.Stopped = stopped
+	if err := r.cfg.Heartbeats.Beat(ctx, h, 3*r.cfg.HeartbeatInterval); err != nil {
 		failures++
 		if loud(failures) {
 			r.log.Warn("cannot store the heartbeat", "failures", failures, "error", err)

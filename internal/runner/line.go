@@ -35,6 +35,7 @@ type line struct {
 	alone *Job
 	quiet chan struct{}
 
+	open   bool // the pool was started
 	closed bool
 
 	// The fetcher sleeps until something is sent on kick. Whoever has news for
@@ -153,6 +154,10 @@ func (l *line) swap(iso *isolate, done *Job) *Job {
 	}
 	for {
 		if l.closed || iso.left {
+			return nil
+		}
+		if l.isolates > l.wanted {
+			l.isolates--
 			return nil
 		}
 		if l.alone == nil && l.readyCount() > 0 {

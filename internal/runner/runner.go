@@ -191,6 +191,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	w := newWaiter(consumer)
 	helpers.Go(func() { w.run(base) })
 	helpers.Go(func() { r.runStarter(base) })
+	helpers.Go(func() { r.obey(base) })
 	beats := r.startHeart(base)
 	r.dead.start(context.WithoutCancel(ctx), r.log, r.cfg.OnDead)
 	r.startPool()
@@ -246,7 +247,8 @@ func (r *Runner) open() (broker.Consumer, error) {
 func (r *Runner) startPool() {
 	r.line.mu.Lock()
 	defer r.line.mu.Unlock()
-	for range r.cfg.Concurrency {
+	r.line.open = true
+	for r.line.isolates < r.line.wanted {
 		r.startIsolate()
 	}
 }

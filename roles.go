@@ -1,0 +1,44 @@
+package stem
+
+import (
+	"github.com/stemjobs/stem/store"
+)
+
+// controlled is a backend with a channel to workers.
+type controlled interface{ Control() store.Control }
+
+// wrapped is a backend inside another, which has its roles.
+type wrapped interface{ Unwrap() Backend }
+
+// role finds an optional role in a backend, or in what it wraps.
+func role[T any](b Backend) (T, bool) {
+	for b != nil {
+		if r, ok := b.(T); ok {
+			return r, true
+		}
+		w, ok := b.(wrapped)
+		if !ok {
+			break
+		}
+		b = w.Unwrap()
+	}
+	var none T
+	return none, false
+}
+
+// controlOf is the backend's channel to workers; nil: it has none.
+func controlOf(b Backend) store.Control {
+	if r, ok := role[controlled](b); ok {
+		return r.Control()
+	}
+	return nil
+}
+
+// Control is the channel to workers of the store that has the heartbeats, so
+// that who should reply is known by the same store; else of the other one.
+func (p pairBackend) Control() store.Control {
+	if c := controlOf(p.results); c != nil {
+		return c
+	}
+	return controlOf(p.envelopes)
+}
