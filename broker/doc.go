@@ -122,7 +122,7 @@
 //     leased one that is given back, or whose lease ends, is cancelled, or its
 //     next consumer is told with the delivery. An outcome ends the revocation:
 //     a replay is a new decision. Until then a RevocationLister lists it, to
-//     every process.
+//     every process, and a RevocationTeller says it to whoever has the receipt.
 //   - P2  AtomicWith: where it is true, the store's Get shows each of the
 //     broker's moves as soon as the call that made it returned, and a Watcher
 //     of it tells of each.

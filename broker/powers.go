@@ -59,6 +59,14 @@ type Revoker interface {
 	Revoke(ctx context.Context, batch []Revocation) ([]RevokeAnswer, error)
 }
 
+// RevocationTeller is the power to say which leased tasks somebody asked to
+// stop, to any process that has their receipts (rule P1).
+type RevocationTeller interface {
+	// RevokedOf tells of those among the receipts whose lease is the task's
+	// newest and whose task is to stop, in their order.
+	RevokedOf(ctx context.Context, rs ...Receipt) ([]Revoked, error)
+}
+
 // Revocation asks that a task never starts, or stops.
 type Revocation struct {
 	ID        string

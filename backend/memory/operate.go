@@ -154,6 +154,21 @@ func (t *tasks) Revoke(ctx context.Context, batch []broker.Revocation) ([]broker
 	return answers, nil
 }
 
+// RevokedOf tells which leased tasks are to stop; see broker.RevocationTeller.
+func (t *tasks) RevokedOf(ctx context.Context, rs ...broker.Receipt) ([]broker.Revoked, error) {
+	if _, err := t.db.enter(ctx, &t.closed); err != nil {
+		return nil, fmt.Errorf("read revocations in memory: %w", err)
+	}
+	defer t.db.leave()
+	var told []broker.Revoked
+	for _, rc := range rs {
+		if r := t.db.heldBy(rc); r != nil && r.revocation() != nil {
+			told = append(told, broker.Revoked{Receipt: rc, Terminate: r.revocation().Terminate, Reason: r.revocation().Reason})
+		}
+	}
+	return told, nil
+}
+
 func (db *DB) revoke(rv *broker.Revocation, now time.Time) broker.RevokeAnswer {
 	r := db.find(rv.ID, now)
 	switch {

@@ -313,6 +313,46 @@ func (b *fileBroker) Revoke(ctx context.Context, batch []broker.Revocation) ([]b
 	return out, nil
 }
 
+// RevokedOf implements broker.RevocationTeller.
+func (b *fileBroker) RevokedOf(ctx context.Context, rs ...broker.Receipt) ([]broker.Revoked, error) {
+	if err := b.check(ctx); err != nil {
+		return nil, err
+	}
+	var told []broker.Revoked
+	err := b.db.read(ctx, func(c *conn) error {
+		told = nil
+		all := map[int64]broker.Revoked{} // by place in line
+		err := c.each("revocations", func(s *sqlite3.Stmt) bool {
+			all[s.ColumnInt64(0)] = broker.Revoked{Terminate: s.ColumnBool(1), Reason: s.ColumnText(2)}
+			return true
+		})
+		if err != nil || len(all) == 0 {
+			return err
+		}
+		for _, rc := range rs {
+			seq, _, err := parseToken(rc.Token)
+			v, asked := all[seq]
+			if err != nil || !asked {
+				continue
+			}
+			var r row
+			found, err := c.one("by-id", func(s *sqlite3.Stmt) { scanRow(s, &r) }, rc.ID)
+			if err != nil {
+				return err
+			}
+			if found && r.seq == seq && r.epoch == rc.Epoch && r.place == leased {
+				v.Receipt = rc
+				told = append(told, v)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read revocations: %w", err)
+	}
+	return told, nil
+}
+
 func (t *tx) revoke(v *broker.Revocation) (a broker.RevokeAnswer, err error) {
 	reason := v.Reason
 	if reason == "" {

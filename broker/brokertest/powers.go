@@ -62,6 +62,26 @@ func (e *env) revoke(r broker.Revoker, id string, terminate bool) broker.RevokeA
 	return out[0]
 }
 
+// toldTo checks that whoever has the receipts of testP1's deliveries can ask
+// which of them are to stop.
+func (e *env) toldTo(ds []broker.Delivery) {
+	e.Helper()
+	teller, ok := broker.As[broker.RevocationTeller](e.Broker)
+	if !ok {
+		return
+	}
+	held, unstarted := ds[3].Receipt, ds[4].Receipt
+	older := held
+	older.Epoch--
+	got, err := teller.RevokedOf(e.ctx, ds[0].Receipt, unstarted, older, ds[5].Receipt, held)
+	want := []broker.Revoked{
+		{Receipt: unstarted, Reason: "asked-by-test"}, {Receipt: held, Terminate: true, Reason: "asked-by-test"},
+	}
+	if err != nil || !slices.Equal(got, want) {
+		e.Errorf("RevokedOf: got %+v, error %v; want %+v", got, err, want)
+	}
+}
+
 // testP1: revocations come true.
 func testP1(e *env) {
 	r, ok := broker.As[broker.Revoker](e.Broker)
@@ -122,6 +142,7 @@ func testP1(e *env) {
 		{ID: "unstarted", Worker: "worker-1", Reason: "asked-by-test"},
 	}
 	e.pending("held and revoked", asked...)
+	e.toldTo(ds)
 	if e.has(broker.PowerShared) {
 		e.again().pending("seen by another process", asked...)
 	}
