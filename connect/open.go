@@ -12,12 +12,14 @@ import (
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/backend/memory"
 	"github.com/stemjobs/stem/internal/nearest"
+	"github.com/stemjobs/stem/store"
 )
 
 // Options say which stores to open, and how.
 type Options struct {
 	Broker    string // URL of the store of envelopes
 	Results   string // URL of the store of statuses; "": the broker's
+	Schedules string // URL of the store of schedules and their locks; "": the broker's
 	Namespace string // under which everything lives, 1–32 of a-z 0-9 _, a letter first; "": "stem"
 
 	// MustExist refuses a store that is not there yet, where a first use would
@@ -32,17 +34,47 @@ type Options struct {
 // Open, of which Namespace, MustExist and Logger concern it.
 type Opener func(ctx context.Context, rawURL string, o Options) (stem.Backend, error)
 
-// Backend is what Open opened: one store, or two that play a role each.
+// Backend is what Open opened: one store, or several that play a role each.
 type Backend struct {
 	stem.Backend
 	Stores []Store // each store once, the broker's first
+
+	schedules stem.Backend // that has the role
+}
+
+// Close closes every store.
+func (b *Backend) Close() error {
+	var errs []error
+	for i := range slices.Backward(b.Stores) {
+		errs = append(errs, b.Stores[i].Backend.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Schedules is the store of schedules; nil: that store keeps none.
+func (b *Backend) Schedules() store.Schedules {
+	if s, ok := b.schedules.(interface{ Schedules() store.Schedules }); ok {
+		return s.Schedules()
+	}
+	return nil
+}
+
+// Locks is where beats say which of them leads: with the schedules; nil: that
+// store has none.
+func (b *Backend) Locks() store.Locks {
+	if s, ok := b.schedules.(interface{ Locks() store.Locks }); ok {
+		return s.Locks()
+	}
+	return nil
 }
 
 // Store is one opened store.
 type Store struct {
 	URL     string   // without secrets
-	Roles   []string // "broker", "results"
+	Roles   []string // "broker", "results", "schedules"
 	Backend stem.Backend
+
+	identity string
 }
 
 // URLError says that a URL names no store, as a mistake in the configuration.
@@ -88,35 +120,63 @@ func Open(ctx context.Context, o Options) (*Backend, error) {
 	if err := validateNamespace(o.Namespace); err != nil {
 		return nil, err
 	}
-	if o.Results == "" {
-		o.Results = o.Broker
-	}
-	broker, err := o.parse(o.Broker)
+	targets, err := o.targets()
 	if err != nil {
 		return nil, err
 	}
-	results, err := o.parse(o.Results)
+	b := &Backend{}
+	role := make([]stem.Backend, len(targets))
+	for i, t := range targets {
+		if role[i], err = b.play(ctx, o, t, roles()[i]); err != nil {
+			return nil, errors.Join(err, b.Close())
+		}
+	}
+	b.Backend, b.schedules = role[0], role[2]
+	if targets[0].identity != targets[1].identity {
+		b.Backend = stem.Pair(role[0], role[1])
+	}
+	return b, nil
+}
+
+// roles are the roles that a store may have.
+func roles() []string { return []string{"broker", "results", "schedules"} }
+
+// targets are the stores of the roles, in their order.
+func (o Options) targets() ([]target, error) {
+	urls := []string{o.Broker, o.Results, o.Schedules}
+	targets := make([]target, len(urls))
+	for i, raw := range urls {
+		if raw == "" {
+			raw = o.Broker
+		}
+		t, err := o.parse(raw)
+		if err != nil {
+			return nil, err
+		}
+		for _, other := range targets[:i] {
+			if other.place == t.place && other.identity != t.identity {
+				return nil, &URLError{URL: t.shown, Want: "the same options as " + other.shown + ", since it is the same store"}
+			}
+		}
+		targets[i] = t
+	}
+	return targets, nil
+}
+
+// play gives a role to the store of a target, which is opened once.
+func (b *Backend) play(ctx context.Context, o Options, t target, role string) (stem.Backend, error) {
+	for i := range b.Stores {
+		if s := &b.Stores[i]; s.identity == t.identity {
+			s.Roles = append(s.Roles, role)
+			return s.Backend, nil
+		}
+	}
+	opened, err := t.openAs(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	if broker.place == results.place && broker.identity != results.identity {
-		return nil, &URLError{URL: results.shown, Want: "the same options as " + broker.shown + ", since it is the same store"}
-	}
-	first, err := broker.openAs(ctx, o)
-	if err != nil {
-		return nil, err
-	}
-	if broker.identity == results.identity {
-		return &Backend{first, []Store{{broker.shown, []string{"broker", "results"}, first}}}, nil
-	}
-	second, err := results.openAs(ctx, o)
-	if err != nil {
-		return nil, errors.Join(err, first.Close())
-	}
-	return &Backend{stem.Pair(first, second), []Store{
-		{broker.shown, []string{"broker"}, first},
-		{results.shown, []string{"results"}, second},
-	}}, nil
+	b.Stores = append(b.Stores, Store{URL: t.shown, Roles: []string{role}, Backend: opened, identity: t.identity})
+	return opened, nil
 }
 
 // target is a parsed URL: where it leads, and how it is opened.

@@ -50,7 +50,7 @@ func TestOpenSharesOneStore(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	if len(b.Stores) != 1 || len(b.Stores[0].Roles) != 2 || b.Stores[0].URL != "sqlite:"+path {
+	if len(b.Stores) != 1 || len(b.Stores[0].Roles) != 3 || b.Stores[0].URL != "sqlite:"+path {
 		t.Errorf("stores: %+v", b.Stores)
 	}
 	if _, err := stem.NewClient(b, stem.ClientOptions{}); err != nil {
@@ -69,6 +69,31 @@ func TestOpenTwoStores(t *testing.T) {
 	}
 	if err := b.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestOpenSchedules: schedules live with the tasks, or in a store of their own.
+func TestOpenSchedules(t *testing.T) {
+	ctx := context.Background()
+	for _, url := range []string{"", "memory:", "sqlite:" + filepath.Join(t.TempDir(), "schedules.db")} {
+		b, err := connect.Open(ctx, connect.Options{Broker: "memory:", Schedules: url})
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := 1
+		if strings.HasPrefix(url, "sqlite:") {
+			want = 2
+		}
+		last := b.Stores[len(b.Stores)-1]
+		if len(b.Stores) != want || last.Roles[len(last.Roles)-1] != "schedules" {
+			t.Errorf("%q: stores: %+v", url, b.Stores)
+		}
+		if want == 1 && (b.Schedules() == nil || b.Locks() == nil) {
+			t.Errorf("%q: no schedules", url)
+		}
+		if err := b.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -69,6 +69,10 @@ func storeVariables() []Variable {
 			Meaning: "where statuses and heartbeats live", Form: "a URL such as sqlite:results.db",
 			set: func(c *Config, v string) bool { c.Results = v; return true },
 		}, {
+			Name: "STEM_SCHEDULE_STORE_URL", Flag: "schedules", Default: "the broker's", kind: asURL,
+			Meaning: "where schedules and their locks live", Form: "a URL such as sqlite:schedules.db",
+			set: func(c *Config, v string) bool { c.Schedules = v; return true },
+		}, {
 			Name: "STEM_NAMESPACE", Flag: "namespace", Default: DefaultNamespace,
 			Meaning: "prefix under which everything of one deployment lives", Form: namespaceForm,
 			set: func(c *Config, v string) bool { c.Namespace = v; return validateNamespace(v) == nil },
@@ -181,7 +185,6 @@ func laterVariables() []Variable {
 		return out
 	}
 	return slices.Concat(
-		row("the scheduler", "the broker's", "schedules and their locks", "STEM_SCHEDULE_STORE_URL"),
 		row("durable revocations in a store of their own", "the result backend's", "durable revocations", "STEM_REVOKE_STORE_URL"),
 		row("namespaces by part", "STEM_NAMESPACE", "override it for one part",
 			"STEM_WORKER_NAMESPACE", "STEM_CONTROL_NAMESPACE", "STEM_WORKFLOW_NAMESPACE", "STEM_DASHBOARD_NAMESPACE"),
@@ -212,6 +215,7 @@ func given() []string { return []string{"STEM_TASK_ID", "STEM_TASK_NAME", "STEM_
 type Config struct {
 	Broker       string // URL; "": not set
 	Results      string // URL; "": the broker's
+	Schedules    string // URL; "": the broker's
 	Namespace    string
 	DefaultQueue string
 
@@ -244,7 +248,7 @@ func defaults() Config {
 
 // Options returns how to open the configured stores.
 func (c *Config) Options() Options {
-	return Options{Broker: c.Broker, Results: c.Results, Namespace: c.Namespace}
+	return Options{Broker: c.Broker, Results: c.Results, Schedules: c.Schedules, Namespace: c.Namespace}
 }
 
 // number reads a whole number in [least, most]: digits and nothing else.
