@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"strings"
@@ -215,17 +216,53 @@ func (s *Server) renew(ctx context.Context, batch []broker.Renewal) (ExtendAnswe
 	if err != nil {
 		return ExtendAnswer{}, fmt.Errorf("extend %d leases: %w", len(batch), err)
 	}
-	answer := ExtendAnswer{Tasks: make([]Extended, len(batch))}
+	receipts := make([]broker.Receipt, len(batch))
 	for i, rn := range batch {
-		_, revoked := s.pullers.find(rn.Receipt)
-		answer.Tasks[i] = Extended{ID: rn.Receipt.ID, OK: errs[i] == nil, Revoked: revoked}
+		receipts[i] = rn.Receipt
+	}
+	revoked := s.revoked(ctx, receipts, true)
+	answer := ExtendAnswer{Tasks: make([]Extended, len(batch))}
+	extended := 0
+	for i, rn := range batch {
+		answer.Tasks[i] = Extended{ID: rn.Receipt.ID, OK: errs[i] == nil, Revoked: revoked[rn.Receipt]}
 		if errs[i] != nil {
 			answer.Tasks[i].Error = problemOf(errs[i])
+			if g, _ := s.pullers.find(rn.Receipt); g != nil && errors.Is(errs[i], broker.ErrLeaseLost) {
+				s.pullers.lose(&g.delivery)
+			}
 			continue
 		}
+		extended++
 		if rn.Extend > 0 {
 			s.pullers.extended(rn.Receipt, began.Add(rn.Extend))
 		}
 	}
+	s.tally.Renewed(extended)
 	return answer, nil
+}
+
+// revoked says which of the leased tasks somebody asked to stop, or only those
+// that are to stop even when they run: as this server's consumers were told, and,
+// whichever server leased them, as the store says.
+func (s *Server) revoked(ctx context.Context, rs []broker.Receipt, running bool) map[broker.Receipt]bool {
+	revoked := map[broker.Receipt]bool{}
+	for _, r := range rs {
+		if _, told := s.pullers.find(r); told {
+			revoked[r] = true
+		}
+	}
+	teller, ok := broker.As[broker.RevocationTeller](s.client.Broker())
+	if !ok {
+		return revoked
+	}
+	news, err := teller.RevokedOf(ctx, rs...)
+	if err != nil { // the next request asks again
+		s.opts.Logger.WarnContext(ctx, "cannot read revocations", "error", err)
+	}
+	for _, n := range news {
+		if n.Terminate || !running {
+			revoked[n.Receipt] = true
+		}
+	}
+	return revoked
 }

@@ -119,6 +119,7 @@ func (l *line) start(ctx context.Context, ds []broker.Delivery, taken []*demand,
 	}
 	now := time.Now()
 	var refused []broker.Settlement
+	var refusals []*broker.Delivery
 	var gs []*given
 	var renewals []broker.Renewal
 	to, room := 0, 0
@@ -126,8 +127,9 @@ func (l *line) start(ctx context.Context, ds []broker.Delivery, taken []*demand,
 		room = taken[0].count
 	}
 	for i := range ds {
+		l.p.s.tally.Received(&ds[i])
 		if st, no := l.p.refuse(&ds[i], now); no {
-			refused = append(refused, st)
+			refused, refusals = append(refused, st), append(refusals, &ds[i])
 			continue
 		}
 		for room == 0 && to+1 < len(taken) {
@@ -149,11 +151,7 @@ func (l *line) start(ctx context.Context, ds []broker.Delivery, taken []*demand,
 	}
 	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), brokerTime)
 	defer cancel()
-	if len(refused) > 0 {
-		if _, err := l.p.broker().Settle(call, refused); err != nil {
-			l.p.log.Warn("cannot settle what must not be executed", "count", len(refused), "error", err)
-		}
-	}
+	l.settleRefused(call, refused, refusals)
 	if len(renewals) == 0 {
 		return nil
 	}
@@ -165,9 +163,27 @@ func (l *line) start(ctx context.Context, ds []broker.Delivery, taken []*demand,
 	for i, g := range gs {
 		if errs[i] == nil {
 			g.to.got = append(g.to.got, g)
+			l.p.s.tally.Started(&g.delivery)
 		}
 	}
 	return nil
+}
+
+// settleRefused settles deliveries that must not be executed.
+func (l *line) settleRefused(ctx context.Context, refused []broker.Settlement, ds []*broker.Delivery) {
+	if len(refused) == 0 {
+		return
+	}
+	errs, err := l.p.broker().Settle(ctx, refused)
+	if err != nil {
+		l.p.log.Warn("cannot settle what must not be executed", "count", len(refused), "error", err)
+		return
+	}
+	for i, d := range ds {
+		if errs[i] == nil {
+			l.p.s.tally.Ended(d, &refused[i].Outcome)
+		}
+	}
 }
 
 // wait returns when there may be something to do.

@@ -358,20 +358,43 @@ func testLeaseEnds(t *testing.T, r *rig) {
 	})
 }
 
+// TestPullRevoked: any server tells of a revocation, at once.
 func TestPullRevoked(t *testing.T) {
-	stores(t, func(t *testing.T, b stem.Backend) { testRevoked(t, newRigOn(t, b, httpapi.Options{})) })
+	stores(t, func(t *testing.T, b stem.Backend) {
+		testRevoked(t, newRigOn(t, b, httpapi.Options{}), newRigOn(t, b, httpapi.Options{}))
+	})
 }
 
-func testRevoked(t *testing.T, r *rig) {
-	r.enqueue(`{"name":"a","id":"1"}`)
+func testRevoked(t *testing.T, r, other *rig) {
+	r.enqueue(`{"name":"a","id":"0"}`)
 	l := r.lease(`{"queues":["default"],"worker":"w1"}`)[0]
+	other.must(200, "POST", "/v1/tasks/0/revoke", `{"reason":"no-need"}`, nil)
+	var x httpapi.ExtendAnswer
+	if other.must(200, "POST", "/v1/extend", fmt.Sprintf(`{"tasks":[{"receipt":%q}]}`, l.Receipt), &x); x.Tasks[0].Revoked {
+		t.Errorf("extended, when it may finish: %+v", x)
+	}
+	if s := other.settle(l.Receipt, `"outcome":"failed"`); !s.OK || s.State != "cancelled" {
+		t.Errorf("settled: %+v", s)
+	}
+	r.enqueue(`{"name":"a","id":"2"}`)
+	l = r.lease(`{"queues":["default"],"worker":"w1"}`)[0]
+	other.must(200, "POST", "/v1/tasks/2/revoke", `{"terminate":true}`, nil)
+	for _, at := range []*rig{other, r} {
+		if at.must(200, "POST", "/v1/extend", fmt.Sprintf(`{"tasks":[{"receipt":%q}]}`, l.Receipt), &x); !x.Tasks[0].Revoked || !x.Tasks[0].OK {
+			t.Errorf("extended: %+v", x)
+		}
+	}
+	if s := other.settle(l.Receipt, `"outcome":"release"`); !s.OK || s.State != "cancelled" {
+		t.Errorf("settled: %+v", s)
+	}
+	r.enqueue(`{"name":"a","id":"1"}`)
+	l = r.lease(`{"queues":["default"],"worker":"w1"}`)[0]
 	var rv httpapi.Revoked
 	r.must(200, "POST", "/v1/tasks/1/revoke", `{"terminate":true}`, &rv)
 	if rv.State != "asked" {
 		t.Fatalf("revoked: %+v", rv)
 	}
 	eventually(t, "the puller is told", func() bool {
-		var x httpapi.ExtendAnswer
 		r.must(200, "POST", "/v1/extend", fmt.Sprintf(`{"tasks":[{"receipt":%q}]}`, l.Receipt), &x)
 		return x.Tasks[0].Revoked
 	})

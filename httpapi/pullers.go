@@ -43,6 +43,7 @@ type given struct {
 	started  time.Time
 	until    time.Time // guarded by pullers.mu
 	revoked  bool      // guarded by pullers.mu
+	lost     bool      // guarded by pullers.mu: counted as such
 }
 
 const (
@@ -247,6 +248,20 @@ func (p *pullers) settled(rs ...broker.Receipt) {
 		if g := p.given[r]; g != nil {
 			p.drop(r, g)
 		}
+	}
+}
+
+// lose counts a lease that passed to another worker, once.
+func (p *pullers) lose(d *broker.Delivery) {
+	p.mu.Lock()
+	g := p.given[d.Receipt]
+	counted := g != nil && g.lost
+	if g != nil {
+		g.lost = true
+	}
+	p.mu.Unlock()
+	if !counted {
+		p.s.tally.Lost(d)
 	}
 }
 

@@ -66,7 +66,7 @@ type ExtendAnswer struct {
 type Extended struct {
 	ID      string   `json:"id"`
 	OK      bool     `json:"ok" doc:"The lease is kept; else stop working on the task."`
-	Revoked bool     `json:"revoked" doc:"Somebody wants the task to stop: settle it as released, and it is cancelled. Known to the server that leased it."`
+	Revoked bool     `json:"revoked" doc:"Somebody wants the task to stop: settle it as released, and it is cancelled."`
 	Error   *Problem `json:"error,omitempty"`
 }
 

@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/internal/runner"
+	"github.com/stemjobs/stem/measure"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -57,7 +59,8 @@ type Options struct {
 	// coming to an end; then it is a dead letter; 0: 10.
 	MaxDeliveries int
 
-	Logger *slog.Logger // one line for each request at info; nil: discards
+	Logger *slog.Logger  // one line for each request at info; nil: discards
+	Meter  measure.Meter // counts what pullers execute, as a worker counts; nil: measures nothing
 }
 
 // defaultAddr is where the API listens unless told otherwise.
@@ -84,6 +87,7 @@ type Server struct {
 	halt     context.CancelFunc
 
 	pullers pullers
+	tally   *runner.Tally
 	answers memo
 	ran     atomic.Bool
 	closing sync.Once
@@ -128,6 +132,9 @@ func NewServer(client *stem.Client, o Options) (*Server, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
+	if o.Meter == nil {
+		o.Meter = measure.None
+	}
 	host, err := checkAddr(o)
 	if err != nil {
 		return nil, err
@@ -138,6 +145,7 @@ func NewServer(client *stem.Client, o Options) (*Server, error) {
 	}
 	s.stop, s.halt = context.WithCancel(context.Background())
 	s.pullers.init(s)
+	s.tally = runner.NewTally(o.Meter, s.pullers.worker)
 	if err := s.buildRoutes(); err != nil {
 		s.halt()
 		return nil, err

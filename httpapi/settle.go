@@ -88,18 +88,30 @@ func (s *Server) settleAll(ctx context.Context, receipts []pullReceipt, outcomes
 	answer := SettleAnswer{Tasks: make([]Settled, len(receipts))}
 	batch := make([]broker.Settlement, 0, len(receipts))
 	index := make([]int, 0, len(receipts))
+	ds := make([]*broker.Delivery, 0, len(receipts))
 	now := time.Now()
 	for i := range receipts {
 		answer.Tasks[i].ID = receipts[i].ID
-		st, err := s.settlement(ctx, receipts[i], &outcomes[i], now)
+		d, st, err := s.settlement(ctx, receipts[i], &outcomes[i], now)
 		if err != nil {
 			answer.Tasks[i].Error = problemOf(err)
 			continue
 		}
-		batch, index = append(batch, st), append(index, i)
+		batch, index, ds = append(batch, st), append(index, i), append(ds, d)
 	}
 	if len(batch) == 0 {
 		return answer, nil
+	}
+	// What is given back though somebody asked that it stops is cancelled.
+	var back []broker.Receipt
+	for i := range batch {
+		if !batch[i].Outcome.State.Terminal() {
+			back = append(back, batch[i].Receipt)
+		}
+	}
+	revoked := map[broker.Receipt]bool{}
+	if len(back) > 0 {
+		revoked = s.revoked(ctx, back, false)
 	}
 	errs, err := s.client.Broker().Settle(ctx, batch)
 	if err != nil {
@@ -107,7 +119,7 @@ func (s *Server) settleAll(ctx context.Context, receipts []pullReceipt, outcomes
 	}
 	over := make([]broker.Receipt, 0, len(batch))
 	for k, i := range index {
-		if s.settled(ctx, &answer.Tasks[i], &batch[k], errs[k]) {
+		if s.settled(ctx, &answer.Tasks[i], ds[k], &batch[k], revoked[batch[k].Receipt], errs[k]) {
 			over = append(over, batch[k].Receipt)
 		}
 	}
@@ -117,14 +129,14 @@ func (s *Server) settleAll(ctx context.Context, receipts []pullReceipt, outcomes
 
 // settled fills in the answer for one settlement, and says whether the lease
 // is over.
-func (s *Server) settled(ctx context.Context, a *Settled, st *broker.Settlement, err error) (over bool) {
-	_, revoked := s.pullers.find(st.Receipt)
-	a.State = string(st.Outcome.State)
+func (s *Server) settled(ctx context.Context, a *Settled, d *broker.Delivery, st *broker.Settlement, revoked bool, err error) (over bool) {
+	o := st.Outcome
 	if err == nil {
-		if revoked && (st.Outcome.State == task.Queued || st.Outcome.State == task.Retried) {
-			a.State = string(task.Cancelled)
+		if revoked {
+			o.State, o.Reason = task.Cancelled, task.ReasonRevoked // so the broker has it
 		}
-		a.OK = true
+		s.tally.Ended(d, &o)
+		a.OK, a.State = true, string(o.State)
 		return true
 	}
 	if errors.Is(err, broker.ErrLeaseLost) {
@@ -134,9 +146,12 @@ func (s *Server) settled(ctx context.Context, a *Settled, st *broker.Settlement,
 			return true
 		}
 	}
-	a.State = ""
 	a.Error = problemOf(err)
-	return errors.Is(err, broker.ErrLeaseLost)
+	if !errors.Is(err, broker.ErrLeaseLost) {
+		return false
+	}
+	s.pullers.lose(d)
+	return true
 }
 
 // sameOutcome says whether the status is what this settlement would have made
@@ -149,10 +164,10 @@ func sameOutcome(s *stem.Status, st *broker.Settlement) bool {
 }
 
 // settlement judges an outcome by the rules that a worker has.
-func (s *Server) settlement(ctx context.Context, r pullReceipt, o *TaskOutcome, now time.Time) (broker.Settlement, error) {
+func (s *Server) settlement(ctx context.Context, r pullReceipt, o *TaskOutcome, now time.Time) (d *broker.Delivery, st broker.Settlement, err error) {
 	d, worker, started, err := s.delivery(ctx, r)
 	if err != nil {
-		return broker.Settlement{}, err
+		return nil, st, err
 	}
 	if o.Worker != "" {
 		worker = o.Worker
@@ -168,13 +183,13 @@ func (s *Server) settlement(ctx context.Context, r pullReceipt, o *TaskOutcome, 
 			result = json.RawMessage("null")
 		}
 		if result, err = s.client.EncodeResult(d.Envelope, result); err != nil {
-			return e.Failed(d, started, &runner.ResultError{Reason: task.ReasonResultInvalid, Err: err}, now), nil
+			return d, e.Failed(d, started, &runner.ResultError{Reason: task.ReasonResultInvalid, Err: err}, now), nil
 		}
-		return e.Succeeded(d, started, result, now), nil
+		return d, e.Succeeded(d, started, result, now), nil
 	case outcomeRelease:
-		return e.GivenBack(d, now), nil
+		return d, e.GivenBack(d, now), nil
 	case outcomeSnooze:
-		return e.Failed(d, started, &runner.SnoozeError{In: time.Duration(o.In)}, now), nil
+		return d, e.Failed(d, started, &runner.SnoozeError{In: time.Duration(o.In)}, now), nil
 	}
 	cause := o.cause()
 	switch {
@@ -183,7 +198,7 @@ func (s *Server) settlement(ctx context.Context, r pullReceipt, o *TaskOutcome, 
 	case o.Outcome == outcomeRetry:
 		cause = &runner.RetryError{Err: cause, In: time.Duration(o.In)}
 	}
-	return e.Failed(d, started, cause, now), nil
+	return d, e.Failed(d, started, cause, now), nil
 }
 
 func (o *TaskOutcome) cause() error {
@@ -214,6 +229,7 @@ func (s *Server) delivery(ctx context.Context, r pullReceipt) (d *broker.Deliver
 	}
 	d.Queue = status.Queue
 	d.Envelope.Name, d.Envelope.Meta = status.Name, status.Meta
+	d.Envelope.EnqueuedAt, d.NotBefore = status.EnqueuedAt, status.NotBefore // for what is measured
 	if raw := status.Meta[task.MetaEncoder]; raw != nil {
 		var header string
 		if err := json.Unmarshal(raw, &header); err != nil {

@@ -15,6 +15,7 @@ import (
 
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/httpapi"
+	"github.com/stemjobs/stem/measure"
 )
 
 // apiFlags are the flags of a command that serves the HTTP API.
@@ -96,6 +97,7 @@ type api struct {
 	listener *breakable
 	side     *side
 	client   *stem.Client
+	meter    measure.Meter   // nil: measures nothing
 	server   *httpapi.Server // of declare
 }
 
@@ -119,7 +121,11 @@ func (s *session) openAPI(ctx context.Context, f *apiFlags) (*api, error) {
 	if a.side, err = s.openSide(ctx, &f.side); err != nil {
 		return nil, err
 	}
-	if a.client, err = s.clientOn(ctx, false, a.side.measure); err != nil {
+	measured := func(o *stem.ClientOptions) {
+		a.side.measure(o)
+		a.meter = o.Meter
+	}
+	if a.client, err = s.clientOn(ctx, false, measured); err != nil {
 		return nil, err
 	}
 	return a, a.side.watchQueues(a.client)
@@ -188,7 +194,7 @@ func (a *api) declare(known *knownTasks) error {
 	o := httpapi.Options{
 		Addr: a.f.addr, Tokens: a.tokens, AllowedHosts: a.f.hosts, TLS: a.tls,
 		Delay: time.Duration(a.f.delay), Grace: time.Duration(a.f.grace), Tasks: known.tasks,
-		Retention: a.s.app.Worker.Retention, MaxDeliveries: a.s.app.Worker.MaxDeliveries, Logger: a.s.log,
+		Retention: a.s.app.Worker.Retention, MaxDeliveries: a.s.app.Worker.MaxDeliveries, Logger: a.s.log, Meter: a.meter,
 	}
 	choose(&o.Retention, a.s.conf.Config.Retention, a.s.set("STEM_RESULT_TTL"))
 	server, err := httpapi.NewServer(a.client, o)

@@ -62,6 +62,20 @@ func (e *env) revoke(r broker.Revoker, id string, terminate bool) broker.RevokeA
 	return out[0]
 }
 
+func revokeWithoutReason(e *env, r broker.Revoker) {
+	e.Helper()
+	e.publish(envelope("unsaid", onQueue("unsaid")))
+	if _, err := r.Revoke(e.ctx, []broker.Revocation{{ID: "unsaid", Keep: long}}); err != nil {
+		e.Fatalf("Revoke: %v", err)
+	}
+	e.seen("unsaid", task.Cancelled, func(s task.Status) string {
+		if s.Reason != task.ReasonRevoked {
+			return fmt.Sprintf("a revocation without a reason has %q, want %q", s.Reason, task.ReasonRevoked)
+		}
+		return ""
+	})
+}
+
 // toldTo checks that whoever has the receipts of testP1's deliveries can ask
 // which of them are to stop.
 func (e *env) toldTo(ds []broker.Delivery) {
@@ -126,16 +140,7 @@ func testP1(e *env) {
 	if a := e.revoke(r, "nobody", false); a.State != broker.RevokeUnknown {
 		e.Errorf("revoking an unknown id: got %+v, want unknown", a)
 	}
-	e.publish(envelope("unsaid", onQueue("unsaid")))
-	if _, err := r.Revoke(e.ctx, []broker.Revocation{{ID: "unsaid", Keep: long}}); err != nil {
-		e.Fatalf("Revoke: %v", err)
-	}
-	e.seen("unsaid", task.Cancelled, func(s task.Status) string {
-		if s.Reason != task.ReasonRevoked {
-			return fmt.Sprintf("a revocation without a reason has %q, want %q", s.Reason, task.ReasonRevoked)
-		}
-		return ""
-	})
+	revokeWithoutReason(e, r)
 	revokeHeld(e, r, c, ds)
 	asked := []broker.PendingRevocation{
 		{ID: "held", Worker: "worker-1", Terminate: true, Reason: "asked-by-test"},

@@ -117,19 +117,30 @@ func (m *marks) deadLettered(reason string) {
 // stored counts, times and logs an outcome that is in the store now.
 func (r *Runner) stored(j *Job) {
 	o := &j.outcome
-	m := j.marks
+	j.marks.ended(&j.Delivery, o, r.timed)
+	switch o.State {
+	case task.Succeeded:
+		r.counts.succeeded.Add(1)
+	case task.Retried:
+		r.counts.retried.Add(1)
+	case task.Failed:
+		r.counts.failed.Add(1)
+		r.dead.bury(j, r.cfg.ID)
+	}
+	r.logOutcome(j, o)
+}
+
+// ended counts an outcome that is in the store now, and times it where anybody
+// wants that.
+func (m *marks) ended(d *broker.Delivery, o *task.Outcome, timed bool) {
 	switch o.State {
 	case task.Succeeded:
 		m.succeeded.Add(1)
-		r.counts.succeeded.Add(1)
 	case task.Retried:
 		m.retried.Add(1)
-		r.counts.retried.Add(1)
 	case task.Failed:
 		m.failed.Add(1)
 		m.deadLettered(o.Reason)
-		r.counts.failed.Add(1)
-		r.dead.bury(j, r.cfg.ID)
 	case task.Cancelled:
 		if o.Reason == task.ReasonExpired {
 			m.expired.Add(1)
@@ -137,25 +148,24 @@ func (r *Runner) stored(j *Job) {
 			m.revoked.Add(1)
 		}
 	}
-	if !o.StartedAt.IsZero() && r.timed {
-		t := m.timings(o.State)
-		t.duration.Observe(max(0, o.EndedAt.Sub(o.StartedAt).Seconds()))
-		since, delayed := j.due()
-		waited := max(0, o.StartedAt.Sub(since).Seconds())
-		t.queueTime.Observe(waited)
-		if delayed {
-			t.lateness.Observe(waited)
-		}
+	if o.StartedAt.IsZero() || !timed {
+		return
 	}
-	r.logOutcome(j, o)
+	t := m.timings(o.State)
+	t.duration.Observe(max(0, o.EndedAt.Sub(o.StartedAt).Seconds()))
+	since, delayed := due(d)
+	waited := max(0, o.StartedAt.Sub(since).Seconds())
+	t.queueTime.Observe(waited)
+	if delayed {
+		t.lateness.Observe(waited)
+	}
 }
 
 // due is the moment from which the task waited for a worker, and whether that
 // is the moment it was delayed to.
-func (j *Job) due() (at time.Time, delayed bool) {
-	e := j.Delivery.Envelope
-	at = e.EnqueuedAt
-	for _, t := range []time.Time{e.NotBefore, j.Delivery.NotBefore} {
+func due(d *broker.Delivery) (at time.Time, delayed bool) {
+	at = d.Envelope.EnqueuedAt
+	for _, t := range []time.Time{d.Envelope.NotBefore, d.NotBefore} {
 		if t.After(at) {
 			at, delayed = t, true
 		}
