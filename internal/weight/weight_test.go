@@ -103,6 +103,7 @@ func TestLightRooms(t *testing.T) {
 			uuid, "github.com/ncruces/go-sqlite3", "github.com/ncruces/go-sqlite3-wasm/v6",
 			"github.com/ncruces/julianday", "github.com/gofrs/flock", "golang.org/x/sys",
 		}},
+		{"backend/redis", contracts, []string{uuid, "github.com/redis/rueidis", "golang.org/x/sys"}},
 		{".", append([]string{"measure", "encode", "internal/coalesce", "internal/fingerprint", "internal/pair", "internal/runner"}, contracts...), []string{uuid}},
 		{"observe/admin", nil, nil},
 	}

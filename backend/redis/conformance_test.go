@@ -1,0 +1,79 @@
+package redis_test
+
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/stemjobs/stem/backend/redis"
+	"github.com/stemjobs/stem/broker/brokertest"
+	"github.com/stemjobs/stem/internal/redistest"
+)
+
+var shared redistest.Shared //nolint:gochecknoglobals // one server for the tests of this package
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	shared.Close()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
+}
+
+var namespaces atomic.Int64 //nolint:gochecknoglobals // of this package's tests
+
+// namespace returns one that no other test uses.
+func namespace() string { return fmt.Sprintf("t%d", namespaces.Add(1)) }
+
+// open opens a namespace on the shared server.
+func open(t testing.TB, c redis.Config) *redis.DB {
+	t.Helper()
+	if c.Addrs == nil {
+		c.Addrs = []string{shared.Get(t).Socket}
+	}
+	db, err := redis.Open(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+	})
+	return db
+}
+
+func backend(t testing.TB, c redis.Config) brokertest.Backend {
+	t.Helper()
+	db := open(t, c)
+	return brokertest.Backend{Broker: db.Broker(), Results: db.Results(), Handle: c}
+}
+
+// inject writes an entry that no envelope can be read from, as a damaged or
+// foreign writer would.
+func inject(t testing.TB, b brokertest.Backend, queue, id string, raw []byte) {
+	t.Helper()
+	c := b.Handle.(redis.Config)
+	tag := "{" + c.Namespace + ":0}"
+	s := shared.Get(t)
+	s.Do("SET", tag+":t:"+id, "w@1700000000000 000001700000000000 5 "+queue+" 0 0 0 0 0\n"+string(raw))
+	s.Do("RPUSH", tag+":q:"+queue+":5", id)
+	s.Do("HSET", tag+":filled", queue, "5")
+}
+
+func TestBrokerConformance(t *testing.T) {
+	brokertest.Run(t, brokertest.Options{
+		Open: func(t testing.TB) brokertest.Backend { return backend(t, redis.Config{Namespace: namespace()}) },
+		Reopen: func(t testing.TB, b brokertest.Backend) brokertest.Backend {
+			return backend(t, b.Handle.(redis.Config))
+		},
+		InjectMalformed: inject,
+	})
+}

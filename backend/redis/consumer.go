@@ -1,0 +1,347 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/task"
+)
+
+// consumer receives for one worker. Exchange and Close belong to one goroutine;
+// the fields under mu are shared with Wait and with whoever calls.
+type consumer struct {
+	b   *redisBroker
+	db  *DB
+	sub broker.Subscription
+
+	// What the scripts are told.
+	number int
+	name   string // PROCESS.NUMBER
+	worker string
+	lease  string
+	queues string
+
+	turn  int
+	first int // the partition to begin with
+
+	token  chan struct{} // capacity 1: there may be work or news
+	closed chan struct{}
+
+	mu     sync.Mutex
+	parts  []presence
+	held   map[string]int64 // epochs by id
+	waited bool             // the last thing it did was a Wait that nobody ended
+	hungry bool             // its last exchange had room for more
+	ended  bool
+}
+
+// presence is what a consumer knows of itself in one partition.
+type presence struct {
+	waits  bool      // it is registered there as waiting
+	called bool      // it was called from there since
+	lookAt time.Time // others keep the time until then
+}
+
+// Open implements broker.Broker.
+func (b *redisBroker) Open(ctx context.Context, s broker.Subscription) (broker.Consumer, error) {
+	if err := b.check(ctx); err != nil {
+		return nil, err
+	}
+	if err := checkSubscription(s); err != nil {
+		return nil, fmt.Errorf("open consumer: %w", err)
+	}
+	if s.Lease <= 0 {
+		s.Lease = broker.DefaultLease
+	}
+	s.Queues = slices.Clone(s.Queues)
+	c := &consumer{
+		b: b, db: b.db, sub: s, worker: escape(s.Worker), lease: strconv.FormatInt(ceilMillis(s.Lease), 10),
+		queues: strings.Join(s.Queues, ","), token: make(chan struct{}, 1), closed: make(chan struct{}),
+		parts: make([]presence, len(b.db.tags)), held: make(map[string]int64), hungry: true,
+	}
+	if err := b.db.hub.open(ctx, c); err != nil {
+		return nil, fmt.Errorf("open consumer: %w", err)
+	}
+	return c, nil
+}
+
+func checkSubscription(s broker.Subscription) error {
+	if len(s.Queues) == 0 {
+		return fmt.Errorf("%w subscription: it names no queue", task.ErrInvalid)
+	}
+	for _, q := range s.Queues {
+		if err := task.ValidateQueue(strings.ReplaceAll(q, "*", "x")); err != nil {
+			return fmt.Errorf("%w subscription to %q: %w", task.ErrInvalid, q, err)
+		}
+	}
+	return nil
+}
+
+func (c *consumer) check(ctx context.Context) error {
+	select {
+	case <-c.closed:
+		return broker.ErrClosed
+	default:
+		return c.b.check(ctx)
+	}
+}
+
+// Exchange implements broker.Consumer. After a wait that nobody ended it asks
+// only the partitions in which no other consumer keeps the time.
+func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live []broker.Renewal, want broker.Want) (broker.Batch, error) {
+	if err := c.check(ctx); err != nil {
+		return broker.Batch{}, err
+	}
+	x := &exchange{c: c, live: live, want: want, left: max(want.Count, 0), bytes: want.Bytes}
+	for _, q := range want.Queues {
+		if !slices.Contains(c.sub.Queues, q) {
+			return broker.Batch{}, fmt.Errorf("%w order of queues: %q is not subscribed to", task.ErrInvalid, q)
+		}
+	}
+	x.order = c.queues
+	if want.Queues != nil {
+		x.order = strings.Join(want.Queues, ",")
+	}
+	c.takeCall()
+	c.turn++
+	if len(done) == 0 && len(live) == 0 && want.Count > 0 && c.restful() {
+		return broker.Batch{Next: c.untilLook()}, nil
+	}
+	x.items, x.renewals, x.batch.Settled, x.batch.Renewed = c.db.prepareAll(done, live)
+	if err := x.run(ctx); err != nil {
+		return broker.Batch{}, fmt.Errorf("exchange: %w", err)
+	}
+	c.remember(done, &x.batch, want.Count > 0 && x.left > 0 && !x.batch.More)
+	return x.batch, nil
+}
+
+// restful reports whether a look can be left to others: it waits everywhere,
+// was not called, and its own time to look has not come.
+func (c *consumer) restful() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.waited {
+		return false
+	}
+	now := time.Now()
+	for i := range c.parts {
+		p := &c.parts[i]
+		if !p.waits || p.called || !now.Before(p.lookAt) {
+			return false
+		}
+	}
+	return true
+}
+
+func (c *consumer) untilLook() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := time.Minute
+	for i := range c.parts {
+		next = min(next, time.Until(c.parts[i].lookAt))
+	}
+	return max(next, time.Millisecond)
+}
+
+// remember notes what the consumer holds now.
+func (c *consumer) remember(done []broker.Settlement, b *broker.Batch, hungry bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.waited, c.hungry = false, hungry
+	c.forgetLocked(done)
+	for i := range b.Deliveries {
+		c.held[b.Deliveries[i].Receipt.ID] = b.Deliveries[i].Receipt.Epoch
+	}
+	for i := range b.Revoked { // of what it holds still
+		if c.held[b.Revoked[i].Receipt.ID] != b.Revoked[i].Receipt.Epoch {
+			b.Revoked[i].Receipt.ID = ""
+		}
+	}
+	b.Revoked = slices.DeleteFunc(b.Revoked, func(r broker.Revoked) bool { return r.Receipt.ID == "" })
+}
+
+// forget drops what was settled, by whomever.
+func (c *consumer) forget(done []broker.Settlement) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.forgetLocked(done)
+}
+
+func (c *consumer) forgetLocked(done []broker.Settlement) {
+	for i := range done {
+		r := &done[i].Receipt
+		if epoch, ok := c.held[r.ID]; ok && epoch <= r.Epoch {
+			delete(c.held, r.ID)
+		}
+	}
+}
+
+// takeCall takes the token, which stands for what the next exchange sees.
+func (c *consumer) takeCall() bool {
+	select {
+	case <-c.token:
+		return true
+	default:
+		return false
+	}
+}
+
+// call wakes the consumer, for work of that partition.
+func (c *consumer) call(partition int) {
+	c.mu.Lock()
+	if partition < len(c.parts) {
+		c.parts[partition].waits = false
+		c.parts[partition].called = true
+	}
+	c.mu.Unlock()
+	signal(c.token)
+}
+
+// callAll has it look everywhere.
+func (c *consumer) callAll() {
+	c.mu.Lock()
+	for i := range c.parts {
+		c.parts[i].waits, c.parts[i].called = false, true
+	}
+	c.mu.Unlock()
+	signal(c.token)
+}
+
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default: // it is told already
+	}
+}
+
+// Wait implements broker.Consumer. An exchange that left room has registered the
+// consumer; one that wants work and is not registered looks at once.
+func (c *consumer) Wait(ctx context.Context, atMost time.Duration) error {
+	if err := c.check(ctx); err != nil {
+		return err
+	}
+	if c.takeCall() {
+		signal(c.token) // its next exchange takes it
+		return nil
+	}
+	if atMost <= 0 {
+		return nil
+	}
+	if work, err := c.register(ctx); work || err != nil {
+		return err
+	}
+	timer := time.NewTimer(atMost)
+	defer timer.Stop()
+	select {
+	case <-c.token:
+		signal(c.token)
+		return nil
+	case <-timer.C:
+		c.mu.Lock()
+		c.waited = true
+		c.mu.Unlock()
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-c.closed:
+		return broker.ErrClosed
+	}
+}
+
+// register makes sure that a consumer that wants work will be called for it. It
+// reports whether there is some already.
+func (c *consumer) register(ctx context.Context) (work bool, err error) {
+	c.mu.Lock()
+	var asks []ask
+	for i := range c.parts {
+		if c.hungry && !c.parts[i].waits {
+			asks = append(asks, ask{partition: i, sel: &selection{consumer: c, queues: c.queues, count: -1}})
+		}
+	}
+	c.mu.Unlock()
+	if len(asks) == 0 {
+		return false, nil
+	}
+	answers, err := c.db.exchanges(ctx, asks, nil, nil, nil)
+	if err != nil {
+		if ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		c.db.log.Warn("look for work", "worker", c.sub.Worker, "error", err)
+		return false, nil
+	}
+	for i := range answers {
+		c.note(asks[i].partition, &answers[i])
+		work = work || answers[i].more
+	}
+	return work, nil
+}
+
+// note keeps what a partition said of waiting there.
+func (c *consumer) note(partition int, a *answer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := &c.parts[partition]
+	p.waits = a.patience >= 0
+	p.called = false
+	p.lookAt = time.Now().Add(a.patience)
+}
+
+// Close implements broker.Consumer. A second call returns broker.ErrClosed.
+func (c *consumer) Close(ctx context.Context) error {
+	if !c.end() {
+		return broker.ErrClosed
+	}
+	if c.b.check(context.Background()) != nil {
+		return nil
+	}
+	if err := c.leave(ctx); err != nil {
+		return fmt.Errorf("close consumer: %w", err)
+	}
+	return nil
+}
+
+// leave gives back what the consumer holds, and takes it off the lists.
+func (c *consumer) leave(ctx context.Context) error {
+	called := "0"
+	if c.takeCall() {
+		called = "1"
+	}
+	c.mu.Lock()
+	calls := make([]call, len(c.db.tags))
+	for i := range calls {
+		calls[i] = call{c.db.scripts.close, i, []string{c.name, c.queues, called}}
+	}
+	for id, epoch := range c.held {
+		k := &calls[c.db.partition(id)]
+		k.args = append(k.args, id, strconv.FormatInt(epoch, 10))
+	}
+	c.held = nil
+	c.mu.Unlock()
+	_, errs := c.db.runAll(ctx, calls)
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end makes the consumer's calls return, and reports whether it was open.
+func (c *consumer) end() bool {
+	c.mu.Lock()
+	first := !c.ended
+	c.ended = true
+	c.mu.Unlock()
+	if first {
+		close(c.closed)
+		c.db.hub.remove(c)
+	}
+	return first
+}

@@ -1,0 +1,373 @@
+-- What every script begins with. KEYS[1] is the partition's tag, "{stem:0}":
+-- every key that a script touches begins with it, so all of them lie in one
+-- slot of a Cluster. docs/redis.md describes the keys.
+--
+-- All moments are the server's, in milliseconds. Numbers stay below 10^14, up
+-- to which Lua writes them without an exponent.
+local call, P = redis.call, KEYS[1]
+local find, sub, match, gmatch, gsub, byte, char =
+  string.find, string.sub, string.match, string.gmatch, string.gsub, string.byte, string.char
+local concat, unpack, tonumber, min, max, floor = table.concat, unpack, tonumber, math.min, math.max, math.floor
+local clock = call('TIME')
+local now = clock[1] * 1000 + floor(clock[2] / 1000)
+local TASK, RUN, LEASE, DUE, FILLED = P .. ':t:', P .. ':run', P .. ':lease', P .. ':due', P .. ':filled'
+
+-- Fields of a run record, which is one line of words. See docs/redis.md.
+local EPOCH, PLACE, PRIO, QUEUE, LENGTH, FLAGS, ATTEMPT, BASE, STARTS, REPLAYS, SINCE, NOTBEFORE, STARTED, REPLAYED,
+  HOLDER, WORKER, PROGRESS = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17
+
+local function parse(line)
+  local r = { match(line,
+    '^(%d+) (%d+) (%d) (%S+) (%d+) (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S+) ?(.*)$') }
+  if r[1] then return r end
+end
+
+local function has(r, flag) return find(r[FLAGS], flag, 1, true) end
+
+-- flags clears the first set of flags and sets the second.
+local function flags(r, off, on)
+  local f = r[FLAGS]
+  if off ~= '' then f = gsub(f, '[' .. off .. ']', '') end
+  for c in gmatch(on, '.') do
+    if not find(f, c, 1, true) then f = f .. c end
+  end
+  r[FLAGS] = f
+end
+
+local function save(id, r) call('HSET', RUN, id, concat(r, ' ')) end
+
+-- each calls fn with at most 4000 of the list's elements at a time: Lua's stack
+-- holds 8000.
+local function each(list, fn)
+  for i = 1, #list, 4000 do fn(unpack(list, i, min(i + 3999, #list))) end
+end
+
+-- Counters that are no key's length: leased (l), dead (x), and entries of lists
+-- whose task is gone (g). Written once a script.
+local deltas = {}
+local function count(field, n) deltas[field] = (deltas[field] or 0) + n end
+
+local function write_counts()
+  for field, n in pairs(deltas) do
+    if n ~= 0 and call('HINCRBY', P .. ':count', field, n) == 0 then call('HDEL', P .. ':count', field) end
+  end
+  deltas = {}
+end
+
+-- The marks of a queue's field in FILLED: which of its lists (digit) and of its
+-- sets of returned tasks (letter) may hold something, in the order to serve.
+local MARKS = 'j9i8h7g6f5e4d3c2b1a0'
+
+local function back_mark(prio) return char(97 + prio) end
+
+local function fill(queue, mark)
+  local old = call('HGET', FILLED, queue)
+  if not old then
+    call('HSET', FILLED, queue, mark)
+  elseif not find(old, mark, 1, true) then
+    call('HSET', FILLED, queue, (gsub(MARKS, '.', function(m)
+      if m ~= mark and not find(old, m, 1, true) then return '' end
+    end)))
+  end
+end
+
+-- Tasks that become ready: at the end of their line, or at their old place.
+-- Written with write_ready; whom to call for them is known at the script's end.
+local lines, touched = {}, {}
+
+local function ready(queue, prio, id)
+  local key = queue .. ':' .. prio
+  local line = lines[key]
+  if not line then
+    line = { queue = queue, prio = prio }
+    lines[key] = line
+  end
+  line[#line + 1] = id
+  touched[queue] = (touched[queue] or 0) + 1
+end
+
+local function ready_at(queue, prio, id, place)
+  call('ZADD', P .. ':b:' .. queue .. ':' .. prio, place, id)
+  fill(queue, back_mark(prio))
+  touched[queue] = (touched[queue] or 0) + 1
+end
+
+local function write_ready()
+  for key, line in pairs(lines) do
+    each(line, function(...) call('RPUSH', P .. ':q:' .. key, ...) end)
+    fill(line.queue, line.prio)
+  end
+  lines = {}
+end
+
+-- delay makes a task wait for its moment.
+local function delay(queue, prio, id, at)
+  call('ZADD', P .. ':d:' .. queue, at, prio .. ':' .. id)
+  call('ZADD', DUE, 'LT', at, queue)
+end
+
+-- Waiting consumers. A member of the set is "PROCESS.NUMBER ENTRIES", its score
+-- the moment until which it is believed. Whoever is called leaves the set.
+local function serves(entries, queue)
+  for entry in gmatch(entries, '[^,]+') do
+    if entry == queue then return true end
+    if find(entry, '*', 1, true) and
+      match(queue, '^' .. gsub(gsub(entry, '[%-%.]', '%%%0'), '%*', '.*') .. '$') then
+      return true
+    end
+  end
+  return false
+end
+
+local function tell(process, message)
+  return call('PUBLISH', match(P, '^{(.*):%d+}$') .. ':p:' .. process, message)
+end
+
+-- tell_consumer has a consumer look again. In a Cluster the subscriber may be at
+-- another node, which the count of PUBLISH does not see; such processes have
+-- names that begin with k.
+local function tell_consumer(process, number)
+  return tell(process, 'c ' .. number .. ' ' .. match(P, '(%d+)}$')) > 0 or byte(process) == 107
+end
+
+local IDLE, KEEPERS = P .. ':idle', P .. ':keepers'
+
+local function call_for(queue, n, except)
+  if call('HEXISTS', P .. ':pauses', queue) == 1 then return end
+  local from = 0
+  while n > 0 do
+    local list = call('ZRANGE', IDLE, from, from + 15, 'WITHSCORES')
+    for i = 1, #list, 2 do
+      local process, number, entries = match(list[i], '^(%w+)%.(%d+) (.*)$')
+      if not process or tonumber(list[i + 1]) < now then
+        call('ZREM', IDLE, list[i])
+      elseif process .. '.' .. number ~= except and serves(entries, queue) then
+        call('ZREM', IDLE, list[i])
+        if tell_consumer(process, number) then n = n - 1 end
+        if n == 0 then return end
+      else
+        from = from + 1
+      end
+    end
+    if #list < 32 then return end
+  end
+end
+
+-- call_keeper wakes one of those who keep the time: a task is due sooner than
+-- they look.
+local function call_keeper(queue)
+  local keepers = call('HGETALL', KEEPERS)
+  for i = 1, #keepers, 2 do
+    local process, number = match(keepers[i], '^(%w+)%.(%d+)$')
+    if process and tonumber(keepers[i + 1]) >= now and tell_consumer(process, number) then return end
+  end
+  call_for(queue, 1)
+end
+
+-- call_touched calls consumers for what became ready and is so still.
+local function call_touched(except)
+  for queue, n in pairs(touched) do
+    if call('HEXISTS', FILLED, queue) == 1 then call_for(queue, min(8, floor((n + 63) / 64)), except) end
+  end
+end
+
+-- Changes of tasks, told to the processes where somebody watches them. A field
+-- of the hash is "PROCESS=UNTIL" words.
+local changed = {}
+local function change(id) changed[#changed + 1] = id end
+
+local function tell_changes()
+  local WATCH = P .. ':watch'
+  if #changed == 0 or call('EXISTS', WATCH) == 0 then return end
+  each(changed, function(...)
+    local ids = { ... }
+    local watched = call('HMGET', WATCH, ...)
+    for i = 1, #ids do
+      for process, till in gmatch(watched[i] or '', '(%w+)=(%d+)') do
+        if tonumber(till) > now then tell(process, 'w ' .. ids[i]) end
+      end
+    end
+  end)
+end
+
+-- Task values: "w" FLAG NOW " " ENQUEUED " " PRIO QUEUE LEASE ATTEMPT NOTBEFORE
+-- ARGSAT ARGSLEN NEWLINE ENVELOPE. FLAG is "@" plus the sum of these:
+local UNUSUAL, ERRORS, CLAIMS, DELAYED, CUT = 1, 2, 4, 8, 32
+
+local function flagged(v, bit) return floor((byte(v, 2) - 64) / bit) % 2 == 1 end
+
+local function head(v)
+  local prio, queue, lease, attempt, notbefore, at, len =
+    match(v, '^w.%d+ %d+ (%d) (%S+) (%d+) (%d+) (%d+) (%d+) (%d+)\n')
+  return prio, queue, lease, attempt, notbefore, at, len
+end
+
+local function set_flag(id, v, bit)
+  if not flagged(v, bit) then call('SETRANGE', TASK .. id, 1, char(byte(v, 2) + bit)) end
+end
+
+-- record_of makes the run record of a task that has none.
+local function record_of(v)
+  local prio, queue, lease, attempt, notbefore = head(v)
+  if not prio then return end
+  if not flagged(v, DELAYED) then notbefore = 0 end
+  return { 0, 0, prio, queue, lease, '.', attempt, 0, 0, 0, 0, notbefore, 0, 0, '-', '-', '' }
+end
+
+-- The claims of a task that have no time of their own end with it.
+local function end_claims(id, v)
+  if not flagged(v, CLAIMS) then return end
+  for _, key in ipairs(call('LRANGE', P .. ':c:' .. id, 0, -1)) do
+    if call('GET', P .. ':claim:' .. key) == id then call('DEL', P .. ':claim:' .. key) end
+  end
+  call('DEL', P .. ':c:' .. id)
+end
+
+local function release(id, key)
+  if call('GET', P .. ':claim:' .. key) == id then call('DEL', P .. ':claim:' .. key) end
+end
+
+-- trim cuts args of more than one KiB out of a value whose task has ended.
+local function trim(v)
+  if #v < 1600 or byte(v) ~= 119 then return v end
+  local _, _, _, _, _, at, len = head(v)
+  len = tonumber(len or 0)
+  if len <= 1024 then return v end
+  local json = find(v, '\n', 1, true) + at
+  return 'w' .. char(byte(v, 2) + CUT) .. sub(v, 3, json + 1024) .. sub(v, json + len + 1)
+end
+
+-- finish writes the value of a task that ended as succeeded (s), cancelled (c)
+-- or dead (x): KIND FLAG and the body, which is its length in seven digits and
+-- the outcome, then the run record's line, if FLAG has 1, then what was there.
+local function finish(id, v, kind, body, line, keep, hidden)
+  local flag = (line and 1 or 0) + (hidden and 2 or 0)
+  v = kind .. char(64 + flag) .. body .. (line and line .. '\n' or '') .. v
+  if keep > 0 then
+    call('SET', TASK .. id, v, 'PX', keep)
+  else
+    call('SET', TASK .. id, v)
+  end
+end
+
+-- forget removes all that is kept of a task beside its run record.
+local function forget(id, v)
+  call('DEL', TASK .. id)
+  if flagged(v, ERRORS) then call('DEL', P .. ':e:' .. id) end
+  end_claims(id, v)
+end
+
+-- conclude ends a task that is nowhere any more, and removes its run record.
+local function conclude(id, v, kind, body, r, keep)
+  call('HDEL', RUN, id)
+  if has(r, 'v') then call('HDEL', P .. ':rev', id) end
+  change(id)
+  if keep == 0 then return forget(id, v) end
+  local kept = tonumber(r[REPLAYS]) > 0 or r[EPOCH] ~= 0 and kind == 'c'
+  finish(id, trim(v), kind, body, kept and concat(r, ' '), keep)
+  if keep > 0 and flagged(v, ERRORS) then call('PEXPIRE', P .. ':e:' .. id, keep) end
+  if flagged(v, CLAIMS) then call('PEXPIRE', P .. ':c:' .. id, keep > 0 and keep or 1000) end
+end
+
+-- cancel ends a task that nobody holds, with a reason that is JSON already.
+local function cancel(id, v, r, reason, keep)
+  end_claims(id, v)
+  local outcome = '{"endedMs":' .. now .. ',"reason":' .. reason .. '}'
+  conclude(id, v, 'c', string.format('%07d', #outcome) .. outcome, r, keep)
+end
+
+-- cancel_revoked ends a revoked task whose holder no longer holds it.
+local function cancel_revoked(id, r)
+  local v = call('GET', TASK .. id)
+  local keep, reason = match(call('HGET', P .. ':rev', id) or '', '^%S+ (%S+) (.*)$')
+  if not v then
+    call('HDEL', RUN, id)
+  else
+    cancel(id, v, r, reason or '"revoked"', tonumber(keep or 0))
+  end
+end
+
+-- publish stores the task whose arguments begin at ARGV[a]: id, QUEUE:PRIO, the
+-- value after its first 15 bytes, and "" or "FLAG DUE CLAIMS" followed by a key
+-- and a time for each claim. It returns what became of it, the holder of a
+-- claim, and where the next one's arguments begin.
+local days = {}
+
+local function journal(second, id)
+  local list = days[second]
+  if not list then
+    list = {}
+    days[second] = list
+  end
+  list[#list + 1] = id
+end
+
+local function claimed(id, a, n)
+  for i = a, a + 2 * n - 2, 2 do
+    local key = P .. ':claim:' .. ARGV[i]
+    local holder = call('GET', key)
+    if holder and holder ~= id then
+      if call('PTTL', key) ~= -1 or call('EXISTS', TASK .. holder) == 1 then return holder end
+    elseif holder and call('PTTL', key) ~= -1 then
+      return holder
+    end
+  end
+end
+
+local function claim(id, a, n)
+  local bit = 0
+  for i = a, a + 2 * n - 2, 2 do
+    local ms = tonumber(ARGV[i + 1])
+    if ms > 0 then
+      call('SET', P .. ':claim:' .. ARGV[i], id, 'PX', ms)
+    else
+      call('SET', P .. ':claim:' .. ARGV[i], id)
+      call('RPUSH', P .. ':c:' .. id, ARGV[i])
+      bit = CLAIMS
+    end
+  end
+  return bit
+end
+
+local function publish(a)
+  local id, line, body, extra = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
+  local queue, prio, later = sub(line, 1, -3), sub(line, -1), false
+  if extra == '' then
+    if not call('SET', TASK .. id, 'w@' .. now .. ' ' .. body, 'NX') then return 'e', nil, a + 4 end
+  else
+    local flag, due, n = match(extra, '^(%d+) (%d+) (%d+)$')
+    local from = a + 4
+    a = a + 2 * n
+    if call('EXISTS', TASK .. id) == 1 then return 'e', nil, a + 4 end
+    local holder = claimed(id, from, n)
+    if holder then return 'd', holder, a + 4 end
+    flag, due = flag + claim(id, from, n), tonumber(due)
+    later = due > now
+    if later then
+      flag = flag + DELAYED
+      delay(queue, prio, id, due)
+      if due < now + 1100 then call_keeper(queue) end
+    end
+    call('SET', TASK .. id, 'w' .. char(64 + flag) .. now .. ' ' .. body)
+  end
+  journal(sub(body, 1, 12), id)
+  change(id)
+  if not later then ready(queue, prio, id) end
+  return 's', nil, a + 4
+end
+
+-- write_journal adds what was published to the lists that List reads: one a
+-- minute of enqueuedAt, and once that is long, one a second.
+local function write_journal()
+  for second, ids in pairs(days) do
+    local from = tonumber(second)
+    local name = string.format('m%012d', from - from % 60)
+    if call('LLEN', P .. ':j:' .. name) >= 1000 then name = 's' .. second end
+    local length = 0
+    each(ids, function(...) length = call('RPUSH', P .. ':j:' .. name, ...) end)
+    if length == #ids then
+      call('ZADD', P .. ':journal', from - (sub(name, 1, 1) == 'm' and from % 60 or 0), name)
+      call('ZADD', P .. ':sweep', now + 120000, name)
+    end
+  end
+end

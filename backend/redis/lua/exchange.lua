@@ -1,0 +1,65 @@
+-- exchange settles, renews and receives, in one step: a worker's outcome, the
+-- follow-ups of it and the next tasks cannot come apart, and no lease passes to
+-- two.
+--
+-- KEYS[1] the partition
+-- ARGV    1 the consumer's name, "" without one   2 its worker
+--         3 lease in ms   4 deliveries wanted, -1: only
+--         to wait for them   5 bytes wanted, 0: any
+--         6 the order of queues   7 the whole subscription   8 turn
+--         9 what the consumer believes: "w" it is registered as waiting,
+--           "n" it holds something
+--         10 settlements   11 renewals   then their ids, then for each
+--         settlement EPOCH KIND BODY EXTRA (see settle_slow), and for each
+--         renewal EPOCH EXTEND START WORKER PROGRESS
+-- returns settled (a letter each: o done, l lease lost), renewed (also v: asked
+--         to stop), news, the first epoch, ms until the next look (0: unknown),
+--         1 if more is ready, ms that others keep the time, entries that were
+--         skipped, then id, value and run record of each delivery
+local consumer, want = ARGV[1], tonumber(ARGV[4])
+local nsettle, nrenew = tonumber(ARGV[10]), tonumber(ARGV[11])
+local settled, renewed, news = '', '', ''
+if nsettle + nrenew > 0 then
+  local lines = call('HMGET', RUN, unpack(ARGV, 12, 11 + nsettle + nrenew))
+  local a = 12 + nsettle + nrenew
+  settled, a = settle_all(lines, 12, nsettle, a)
+  renewed = renew_all(lines, 12 + nsettle, nrenew, a, nsettle)
+  write_gone()
+end
+local answer = { settled, renewed, news, '0', 0, 0, 0, 0 }
+if consumer ~= '' then
+  local order, whole, believed = ARGV[6], ARGV[7], ARGV[9]
+  local due, lapse = move_due(), take_back()
+  write_ready()
+  local paused = {}
+  local pauses = call('HKEYS', P .. ':pauses')
+  for i = 1, #pauses do paused[pauses[i]] = true end
+  local more
+  if want > 0 then
+    bytes = tonumber(ARGV[5])
+    room = bytes > 0 and bytes or math.huge
+    take_all(order, want, tonumber(ARGV[8]), paused)
+    answer[4] = string.format('%.0f', lease(answer, consumer, ARGV[2], ARGV[3]))
+  end
+  if want <= 0 or #taken >= want or room < 0 then more = left(whole, paused) end
+  answer[5] = max(0, min(due or 1e13, lapse or 1e13) - now)
+  if not due and not lapse then answer[5] = -1 end
+  answer[6], answer[8] = more and 1 or 0, stale
+  if find(believed, 'n', 1, true) or #taken > 0 then
+    news = call('HGET', P .. ':news', consumer)
+    if news then
+      answer[3] = news
+      call('HDEL', P .. ':news', consumer)
+    end
+  end
+  local hungry = want > 0 and #taken < want and room >= 0 or want < 0 and not more
+  answer[7] = wait_here(consumer, whole, hungry, find(believed, 'w', 1, true))
+  if more and #taken > 0 then call_for(more, 1, consumer) end
+  touched[more or ''] = nil
+end
+write_ready()
+write_journal()
+write_counts()
+call_touched(consumer)
+tell_changes()
+return answer

@@ -1,0 +1,21 @@
+-- publish stores tasks: each value, its claims, its place in line and its place
+-- in the journal, or nothing of it. One script, so that a claim and its task, an
+-- id and its look-up, and the call of who waits cannot come apart.
+--
+-- KEYS[1] the partition
+-- ARGV    see publish in common.lua, one after the other
+-- returns a letter for each (s stored, e exists, d duplicate), then the holder
+--         for each d
+local answers, holders, a, n = {}, {}, 1, 0
+while a <= #ARGV do
+  local answer, holder
+  answer, holder, a = publish(a)
+  n = n + 1
+  answers[n] = answer
+  if holder then holders[#holders + 1] = holder end
+end
+write_ready()
+write_journal()
+call_touched()
+tell_changes()
+return { concat(answers), unpack(holders) }

@@ -1,0 +1,228 @@
+-- Moving what is due, taking back what lapsed, leasing what is ready, for
+-- exchange.lua.
+
+-- move_due makes ready what has come due, of whatever queue; it returns when
+-- the next will be.
+local function move_due()
+  local first = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
+  for _ = 1, 16 do
+    if not first[1] or tonumber(first[2]) > now then break end
+    local queue = first[1]
+    local key = P .. ':d:' .. queue
+    local due = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 256)
+    for i = 1, #due do ready(queue, sub(due[i], 1, 1), sub(due[i], 3)) end
+    if #due > 0 then call('ZREM', key, unpack(due)) end
+    local coming = call('ZRANGE', key, 0, 0, 'WITHSCORES')
+    if coming[1] then call('ZADD', DUE, coming[2], queue) else call('ZREM', DUE, queue) end
+    first = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
+  end
+  return tonumber(first[2])
+end
+
+-- take_back makes ready what was leased until now, in its old place.
+local function take_back()
+  local first = call('ZRANGE', LEASE, 0, 0, 'WITHSCORES')
+  if not first[1] or tonumber(first[2]) > now then return tonumber(first[2]) end
+  local ids = call('ZRANGEBYSCORE', LEASE, '-inf', now, 'LIMIT', 0, 512)
+  local lines = call('HMGET', RUN, unpack(ids))
+  call('ZREM', LEASE, unpack(ids))
+  for i = 1, #ids do
+    local r = lines[i] and parse(lines[i])
+    if r then
+      count(r[QUEUE] .. ':l', -1)
+      if has(r, 'v') then
+        cancel_revoked(ids[i], r)
+      else
+        flags(r, '', 'lr')
+        r[SINCE] = now
+        save(ids[i], r)
+        ready_at(r[QUEUE], r[PRIO], ids[i], r[PLACE])
+      end
+    end
+  end
+  return tonumber(call('ZRANGE', LEASE, 0, 0, 'WITHSCORES')[2])
+end
+
+-- What is taken: ids, values, run records of those that have one, and places of
+-- those that came back.
+local taken, room, bytes, stale = {}, 0, 0, 0
+
+local function drop_mark(queue, mark)
+  local marks = call('HGET', FILLED, queue)
+  if not marks then return end
+  marks = gsub(marks, mark, '')
+  if marks == '' then call('HDEL', FILLED, queue) else call('HSET', FILLED, queue, marks) end
+end
+
+-- skip forgets an entry whose task is gone, or elsewhere.
+local function skip(queue)
+  stale = stale + 1
+  if tonumber(call('HGET', P .. ':count', queue .. ':g') or 0) + (deltas[queue .. ':g'] or 0) > 0 then
+    count(queue .. ':g', -1)
+  end
+end
+
+-- take_some takes at most n from one line. It reports whether there may be more
+-- of it that fits.
+local function take_some(queue, mark, n)
+  local back, ids, places = byte(mark) >= 97, nil, {}
+  local prio = back and char(byte(mark) - 49) or mark
+  if back then
+    local got = call('ZPOPMIN', P .. ':b:' .. queue .. ':' .. prio, n)
+    ids = {}
+    for i = 1, #got, 2 do
+      ids[#ids + 1] = got[i]
+      places[#places + 1] = got[i + 1]
+    end
+  else
+    ids = call('LPOP', P .. ':q:' .. queue .. ':' .. prio, n) or {}
+  end
+  if #ids == 0 then
+    drop_mark(queue, mark)
+    return false
+  end
+  local keys = {}
+  for i = 1, #ids do keys[i] = TASK .. ids[i] end
+  local vals, lines = call('MGET', unpack(keys)), call('HMGET', RUN, unpack(ids))
+  for i = 1, #ids do
+    local v, r = vals[i], lines[i] and parse(lines[i])
+    if not v or byte(v) ~= 119 or r and not back and has(r, 'h') or back and not r then
+      skip(queue)
+    elseif bytes > 0 and #taken > 0 and #v > room then
+      for k = #ids, i, -1 do -- they stay where they were
+        if back then
+          call('ZADD', P .. ':b:' .. queue .. ':' .. prio, places[k], ids[k])
+        else
+          call('LPUSH', P .. ':q:' .. queue .. ':' .. prio, ids[k])
+        end
+      end
+      room = -1
+      return false
+    else
+      room = room - #v
+      taken[#taken + 1] = { ids[i], v, r, places[i], queue, prio }
+    end
+  end
+  if #ids < n then
+    drop_mark(queue, mark)
+    return false
+  end
+  return true
+end
+
+-- take takes up to limit from a queue, higher priorities first. The first few
+-- tell how large they are: Lua should not hold many large ones at once.
+local function take(queue, limit)
+  local to = #taken + limit
+  local marks = call('HGET', FILLED, queue)
+  for mark in gmatch(marks or '', '.') do
+    repeat
+      local n = min(to - #taken, 1000)
+      if n > 16 and bytes > 0 then
+        local fits = #taken > 0 and floor(room / ((bytes - room) / #taken + 1)) or 16
+        n = max(1, min(n, fits))
+      end
+    until #taken >= to or room < 0 or not take_some(queue, mark, n)
+    if #taken >= to or room < 0 then return end
+  end
+end
+
+-- matching lists the queues with marks that a pattern stands for, beginning at
+-- another one each time.
+local function matching(entry, turn)
+  local found = {}
+  for _, queue in ipairs(call('HKEYS', FILLED)) do
+    if serves(entry, queue) then found[#found + 1] = queue end
+  end
+  local n = #found
+  for i = 1, n do found[n + i] = found[(i - 1 + turn) % n + 1] end
+  return { unpack(found, n + 1, 2 * n) }
+end
+
+-- take_all takes from the queues of a subscription, in its order; those of one
+-- pattern get equal shares first.
+local function take_all(order, want, turn, paused)
+  for entry in gmatch(order, '[^,]+') do
+    if #taken >= want or room < 0 then return end
+    if not find(entry, '*', 1, true) then
+      if not paused[entry] then take(entry, want - #taken) end
+    else
+      local queues = matching(entry, turn)
+      local share = max(1, floor((want - #taken) / max(#queues, 1)))
+      for pass = 1, 2 do
+        for _, queue in ipairs(queues) do
+          if #taken < want and room >= 0 and not paused[queue] then
+            take(queue, pass == 1 and min(share, want - #taken) or want - #taken)
+          end
+        end
+      end
+    end
+  end
+end
+
+-- really looks whether a queue's marks are true, and corrects them.
+local function really(queue)
+  for mark in gmatch(call('HGET', FILLED, queue) or '', '.') do
+    local n
+    if byte(mark) >= 97 then
+      n = call('ZCARD', P .. ':b:' .. queue .. ':' .. char(byte(mark) - 49))
+    else
+      n = call('LLEN', P .. ':q:' .. queue .. ':' .. mark)
+    end
+    if n > 0 then return true end
+    drop_mark(queue, mark)
+  end
+  return false
+end
+
+-- left returns one of the subscription's queues that has more, or nil.
+local function left(order, paused)
+  for entry in gmatch(order, '[^,]+') do
+    if not find(entry, '*', 1, true) then
+      if not paused[entry] and really(entry) then return entry end
+    else
+      for _, queue in ipairs(call('HKEYS', FILLED)) do
+        if not paused[queue] and serves(entry, queue) and really(queue) then return queue end
+      end
+    end
+  end
+end
+
+-- lease writes the leases of what was taken, and lists it for the answer.
+local function lease(answer, holder, worker, length)
+  local n = #taken
+  if n == 0 then return 0 end
+  local epoch = call('INCRBY', P .. ':epoch', n) - n
+  local fields, scores, tail, tail_of_queue = {}, {}, '', nil
+  for i = 1, n do
+    local id, v, r, place, queue, prio = unpack(taken[i], 1, 6)
+    epoch = epoch + 1
+    local line, own
+    if not r and byte(v, 2) == 64 then
+      if tail_of_queue ~= queue .. prio then
+        tail_of_queue = queue .. prio
+        tail = ' ' .. prio .. ' ' .. queue .. ' ' .. length .. ' .h 0 0 0 0 ' .. now .. ' 0 0 0 ' .. holder .. ' ' .. worker .. ' '
+      end
+      line, own = epoch .. ' ' .. epoch .. tail, length
+    else
+      r = r or record_of(v) or { 0, 0, prio, queue, 0, '.', 0, 0, 0, 0, 0, 0, 0, 0, '-', '-', '' }
+      local asked = flagged(v, UNUSUAL) and select(3, head(v)) or '0'
+      own = tonumber(asked) > 0 and asked or length
+      r[LENGTH] = own
+      r[EPOCH], r[PLACE] = epoch, place or epoch
+      flags(r, 'ls', 'h')
+      r[SINCE], r[HOLDER] = now, holder
+      if not has(r, 'R') then r[WORKER] = worker end
+      line = concat(r, ' ')
+    end
+    fields[2 * i - 1], fields[2 * i] = id, line
+    scores[2 * i - 1], scores[2 * i] = now + own, id
+    answer[#answer + 1] = id
+    answer[#answer + 1] = v
+    answer[#answer + 1] = r and line or ''
+    count(queue .. ':l', 1)
+  end
+  each(fields, function(...) call('HSET', RUN, ...) end)
+  each(scores, function(...) call('ZADD', LEASE, ...) end)
+  return epoch - n + 1
+end

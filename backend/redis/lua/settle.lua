@@ -1,0 +1,251 @@
+-- Settlements and renewals, for exchange.lua.
+
+-- outcomes remembers the run records that this script changed: false for one
+-- whose task ended, or was given back.
+local current, gone_run, gone_lease = {}, {}, {}
+
+local function unlease(id, r)
+  if has(r, 'l') then
+    call('ZREM', P .. ':b:' .. r[QUEUE] .. ':' .. r[PRIO], id)
+    flags(r, 'l', '')
+  else
+    call('ZREM', LEASE, id)
+    count(r[QUEUE] .. ':l', -1)
+  end
+end
+
+-- wait_again makes a task wait that was released or retried.
+local function wait_again(id, r, due)
+  if due > now then
+    r[NOTBEFORE] = due
+    delay(r[QUEUE], r[PRIO], id, due)
+    if due < now + 1100 then call_keeper(r[QUEUE]) end
+  else
+    if due > 0 then r[NOTBEFORE] = due end
+    r[SINCE] = now
+    ready_at(r[QUEUE], r[PRIO], id, r[PLACE])
+  end
+  save(id, r)
+  change(id)
+end
+
+-- note_error keeps the errors of the ten newest attempts.
+local function note_error(id, v, err)
+  if err == '' then return v end
+  call('RPUSH', P .. ':e:' .. id, err)
+  call('LTRIM', P .. ':e:' .. id, -10, -1)
+  if flagged(v, ERRORS) then return v end
+  set_flag(id, v, ERRORS)
+  return sub(v, 1, 1) .. char(byte(v, 2) + ERRORS) .. sub(v, 3)
+end
+
+local function bury(id, r, v, body, keep)
+  r[STARTS] = 0
+  if has(r, 'v') then call('HDEL', P .. ':rev', id) end
+  flags(r, 'hsvm', '')
+  end_claims(id, v)
+  finish(id, v, 'x', body, concat(r, ' '), -1, keep == 0)
+  call('HDEL', RUN, id)
+  call('ZADD', P .. ':dead', now, id)
+  count(r[QUEUE] .. ':x', 1)
+  change(id)
+end
+
+-- settle applies an outcome to a task that is held. s has what the arguments
+-- said.
+local function settle(id, r, s)
+  local v = call('GET', TASK .. id)
+  unlease(id, r)
+  current[id] = false
+  if not v then -- the server lost it, or somebody deleted it
+    call('HDEL', RUN, id)
+    return
+  end
+  if s.kind ~= 'q' then
+    r[ATTEMPT] = max(tonumber(r[ATTEMPT]), s.attempt)
+    v = note_error(id, v, s.err)
+  end
+  if s.kind == 'q' or s.kind == 't' then
+    if has(r, 'v') then return cancel_revoked(id, r) end
+    flags(r, 'hsRT', s.kind == 't' and 'T' or '')
+    r[HOLDER] = '-'
+    if s.reserved then
+      flags(r, '', 'm')
+    else
+      flags(r, 'm', '')
+      if s.kind == 't' or s.due > 0 then
+        r[STARTS] = 0
+        flags(r, 'r', '')
+        if s.due == 0 then r[NOTBEFORE] = 0 end
+      end
+    end
+    if s.started > 0 then r[STARTED] = s.started end
+    if s.worker ~= '' then r[WORKER] = s.worker end
+    return wait_again(id, r, s.due)
+  end
+  if s.kind == 'x' then return bury(id, r, v, s.body, s.keep) end
+  r[STARTS] = 0
+  conclude(id, v, s.kind, s.body, r, s.keep)
+end
+
+-- What the tails of run records (all but the first two words) say that matters
+-- to a plain settlement; most of a batch share one.
+local tails = {}
+
+local function tail_of(tail)
+  local t = tails[tail]
+  if not t then
+    local queue, set, replays = match(tail, '^ %d (%S+) %d+ (%S+) %d+ %d+ %d+ (%d+)')
+    t = {
+      queue = queue,
+      held = set and find(set, 'h', 1, true),
+      plain = set and replays == '0' and not find(set, '[lv]'),
+    }
+    tails[tail] = t
+  end
+  return t
+end
+
+-- held returns what tail_of says of a run record, if it is of that lease.
+local function held(line, epoch)
+  if not line then return end
+  local n = #epoch + 1
+  if sub(line, 1, n) ~= epoch .. ' ' then return end
+  local t = tail_of(sub(line, (find(line, ' ', n + 1, true))))
+  return t.held and t
+end
+
+-- settle_slow reads the rest of a settlement's arguments, from ARGV[a] on, and
+-- applies it; it returns where the next one's begin.
+local function settle_slow(id, line, kind, body, extra, a)
+  local keep, due, attempt, reserved, started, releases, followups =
+    match(extra, '^(%S+) (%d+) (%d+) (%d) (%d+) (%d+) (%d+)$')
+  local s = {
+    kind = kind, body = body, keep = tonumber(keep), due = tonumber(due), attempt = tonumber(attempt),
+    reserved = reserved == '1', started = tonumber(started), worker = ARGV[a], err = ARGV[a + 1],
+  }
+  a = a + 2
+  if line then settle(id, parse(line), s) end
+  for i = a, a + releases - 1 do
+    if line then release(id, ARGV[i]) end
+  end
+  a = a + releases
+  for _ = 1, followups do
+    if line then
+      local _, _, nexta = publish(a)
+      a = nexta
+    else
+      a = a + 4 + 2 * tonumber(match(ARGV[a + 3], '(%d+)$') or 0)
+    end
+  end
+  return a
+end
+
+-- values reads the values of the tasks that a plain settlement ends.
+local function values(from, n, a)
+  local keys, at, vals = {}, {}, {}
+  for i = 1, n do
+    local extra = ARGV[a + 3]
+    if extra ~= '0' and not find(extra, ' ', 1, true) then
+      keys[#keys + 1] = TASK .. ARGV[from + i - 1]
+      at[#at + 1] = i
+    end
+    a = a + 4
+    if find(extra, ' ', 1, true) then return vals end -- rare: read one by one
+  end
+  if #keys > 0 then
+    local got = call('MGET', unpack(keys))
+    for k = 1, #keys do vals[at[k]] = got[k] end
+  end
+  return vals
+end
+
+-- settle_plain ends a task as succeeded or cancelled with nothing else to it.
+local function settle_plain(id, t, kind, body, keep, v)
+  current[id] = false
+  gone_run[#gone_run + 1] = id
+  count(t.queue .. ':l', -1)
+  change(id)
+  v = v or call('GET', TASK .. id)
+  if not v then return end
+  local plain = byte(v, 2) % 8 < 2 -- neither errors nor claims
+  if keep == '0' then
+    if plain then call('DEL', TASK .. id) else forget(id, v) end
+  elseif plain and keep ~= '-1' then
+    call('SET', TASK .. id, kind .. '@' .. body .. trim(v), 'PX', keep)
+  else
+    finish(id, trim(v), kind, body, nil, tonumber(keep))
+    if tonumber(keep) > 0 and flagged(v, ERRORS) then call('PEXPIRE', P .. ':e:' .. id, keep) end
+    if flagged(v, CLAIMS) then call('PEXPIRE', P .. ':c:' .. id, tonumber(keep) > 0 and keep or 1000) end
+  end
+end
+
+-- settle_all applies n settlements whose ids begin at ARGV[from], and whose
+-- other arguments begin at ARGV[a].
+local function settle_all(lines, from, n, a)
+  local vals, out = values(from, n, a), {}
+  for i = 1, n do
+    local id, epoch, kind, body, extra = ARGV[from + i - 1], ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
+    a = a + 4
+    local line = lines[i]
+    if current[id] ~= nil then line = current[id] end
+    local t = held(line, epoch)
+    out[i] = t and 'o' or 'l'
+    if find(extra, ' ', 1, true) then
+      a = settle_slow(id, t and line, kind, body, extra, a)
+    elseif t and t.plain then
+      settle_plain(id, t, kind, body, extra, vals[i])
+    elseif t then
+      settle(id, parse(line), { kind = kind, body = body, keep = tonumber(extra), due = 0, attempt = 0,
+        started = 0, worker = '', err = '' })
+    end
+  end
+  return concat(out), a
+end
+
+-- renew_all extends leases; starts and progress change the run record.
+local function renew_all(lines, from, n, a, skip)
+  local out, scores = {}, {}
+  for i = 1, n do
+    local id, epoch, extend, start = ARGV[from + i - 1], ARGV[a], ARGV[a + 1], ARGV[a + 2]
+    local line = lines[skip + i]
+    if current[id] ~= nil then line = current[id] end
+    local ok = held(line, epoch)
+    out[i] = ok and 'o' or 'l'
+    if ok then
+      local r = parse(line)
+      local started = start == '1' and not has(r, 's')
+      if has(r, 'l') then -- it lapsed, and nobody has taken it
+        call('ZREM', P .. ':b:' .. r[QUEUE] .. ':' .. r[PRIO], id)
+        flags(r, 'l', '')
+        count(r[QUEUE] .. ':l', 1)
+      end
+      if started then
+        flags(r, 'T', 'sR')
+        r[STARTS] = r[STARTS] + 1
+        r[STARTED], r[PROGRESS] = now, ''
+        if ARGV[a + 3] ~= '' then r[WORKER] = ARGV[a + 3] end
+      end
+      if ARGV[a + 4] ~= '' then r[PROGRESS] = ARGV[a + 4] end
+      if started or ARGV[a + 4] ~= '' then change(id) end
+      local saved = concat(r, ' ')
+      if saved ~= line then
+        call('HSET', RUN, id, saved)
+        current[id] = saved
+      end
+      scores[#scores + 1] = now + (extend == '0' and r[LENGTH] or extend)
+      scores[#scores + 1] = id
+      if has(r, 'v') then out[i] = 'v' end
+    end
+    a = a + 5
+  end
+  each(scores, function(...) call('ZADD', LEASE, ...) end)
+  return concat(out), a
+end
+
+local function write_gone()
+  each(gone_run, function(...)
+    call('HDEL', RUN, ...)
+    call('ZREM', LEASE, ...)
+  end)
+end

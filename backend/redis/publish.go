@@ -1,0 +1,134 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+
+	"github.com/redis/rueidis"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/task"
+)
+
+// prepare returns the wire form of a publication's envelope, or why it is
+// refused.
+func prepare(p *broker.Publication) ([]byte, error) {
+	switch {
+	case p.Envelope == nil:
+		return nil, fmt.Errorf("%w publication: it has no envelope", task.ErrInvalid)
+	case len(p.Limits) > 0:
+		return nil, fmt.Errorf("limits: %w", broker.ErrUnsupported)
+	case p.Hold != "":
+		return nil, fmt.Errorf("hold: %w", broker.ErrUnsupported)
+	case p.Group != nil:
+		return nil, fmt.Errorf("group: %w", broker.ErrUnsupported)
+	}
+	for _, c := range p.Claims {
+		if c.Key == "" || c.For < 0 {
+			return nil, fmt.Errorf("%w claim %q for %s: want a key, and a time that is not negative", task.ErrInvalid, c.Key, c.For)
+		}
+	}
+	return encode(p.Envelope)
+}
+
+func encode(e *task.Envelope) ([]byte, error) {
+	if err := e.Validate(); err != nil {
+		return nil, err
+	}
+	data, err := task.Encode(e)
+	if err != nil {
+		return nil, fmt.Errorf("%w envelope %s: %w", task.ErrInvalid, e.ID, err)
+	}
+	if len(data) > task.DefaultMaxSize {
+		return nil, fmt.Errorf("%w: envelope %s has %d bytes, at most %d: store the payload elsewhere and pass a reference",
+			task.ErrTooLarge, e.ID, len(data), task.DefaultMaxSize)
+	}
+	return data, nil
+}
+
+// appendPublication appends the arguments of one publication; see publish in
+// lua/common.lua.
+func appendPublication(args []string, e *task.Envelope, data []byte, claims []broker.Claim) []string {
+	line := e.Queue + ":" + strconv.Itoa(e.Priority)
+	args = append(args, e.ID, line, rueidis.BinaryString(body(e, data)))
+	flag := 0
+	if e.VisibilityTimeout > 0 || e.Attempt > 0 {
+		flag = flagUnusual
+	}
+	if flag == 0 && e.NotBefore.IsZero() && len(claims) == 0 {
+		return append(args, "")
+	}
+	args = append(args, fmt.Sprintf("%d %d %d", flag, millis(e.NotBefore), len(claims)))
+	for _, c := range claims {
+		args = append(args, c.Key, strconv.FormatInt(ceilMillis(c.For), 10))
+	}
+	return args
+}
+
+// Publish implements broker.Broker.
+func (b *redisBroker) Publish(ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
+	if err := b.check(ctx); err != nil {
+		return nil, err
+	}
+	out := make([]broker.Outcome, len(batch))
+	data := make([][]byte, len(batch))
+	parts := make([][]int, len(b.db.tags))
+	for i := range batch {
+		var err error
+		if data[i], err = prepare(&batch[i]); err != nil {
+			out[i] = broker.Outcome{State: broker.Refused, Err: err}
+			continue
+		}
+		p := b.db.partition(batch[i].Envelope.ID)
+		parts[p] = append(parts[p], i)
+	}
+	var calls []call
+	for p, items := range parts {
+		if len(items) == 0 {
+			continue
+		}
+		args := make([]string, 0, 4*len(items))
+		for _, i := range items {
+			args = appendPublication(args, batch[i].Envelope, data[i], batch[i].Claims)
+		}
+		calls = append(calls, call{b.db.scripts.publish, p, args})
+	}
+	if len(calls) == 0 {
+		return out, nil
+	}
+	msgs, errs := b.db.runAll(ctx, calls)
+	for k := range calls {
+		if errs[k] != nil {
+			return nil, fmt.Errorf("publish: %w", errs[k])
+		}
+		if err := published(msgs[k], parts[calls[k].partition], batch, out); err != nil {
+			return nil, fmt.Errorf("publish: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// published reads what became of the items of one partition.
+func published(m rueidis.RedisMessage, items []int, batch []broker.Publication, out []broker.Outcome) error {
+	reply, err := m.AsStrSlice()
+	if err != nil || len(reply) == 0 || len(reply[0]) != len(items) {
+		return fmt.Errorf("%w: the server's answer is of another form (%w)", broker.ErrUnavailable, err)
+	}
+	holders := reply[1:]
+	for k, i := range items {
+		switch reply[0][k] {
+		case 's':
+			out[i] = broker.Outcome{State: broker.Stored}
+		case 'd':
+			if len(holders) == 0 {
+				return fmt.Errorf("%w: the server's answer lacks who holds a claim", broker.ErrUnavailable)
+			}
+			out[i] = broker.Outcome{State: broker.Duplicate, ExistingID: holders[0]}
+			holders = holders[1:]
+		default:
+			out[i] = broker.Outcome{State: broker.Exists, ExistingID: batch[i].Envelope.ID}
+		}
+	}
+	return nil
+}

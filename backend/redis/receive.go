@@ -1,0 +1,164 @@
+package redis
+
+import (
+	"context"
+	"time"
+
+	"github.com/stemjobs/stem/broker"
+)
+
+// exchange is one Exchange on its way. With one partition it is one script; with
+// several, the first asks one partition for all that is wanted while the others
+// settle what is theirs, and the rest are asked only for what is missing.
+type exchange struct {
+	c        *consumer
+	items    []settlement
+	live     []broker.Renewal
+	renewals [][]string
+	want     broker.Want
+	order    string
+
+	left  int // deliveries that are still wanted
+	bytes int // that are still wanted; 0: no bound
+	batch broker.Batch
+	next  time.Duration // the earliest; -1: none yet
+}
+
+func (x *exchange) run(ctx context.Context) error {
+	x.next = -1
+	rounds := x.c.db.asks(x.items, x.live, x.batch.Renewed)
+	if len(rounds) == 0 {
+		rounds = append(rounds, nil)
+	}
+	n := len(x.c.db.tags)
+	first := x.c.pick(n)
+	asked := make([]bool, n)
+	for i, asks := range rounds {
+		if i == len(rounds)-1 {
+			asks = x.ask(asks, first, asked)
+		}
+		if err := x.send(ctx, asks); err != nil {
+			return err
+		}
+	}
+	if err := x.others(ctx, first, asked); err != nil {
+		return err
+	}
+	if x.next >= 0 {
+		x.batch.Next = max(x.next, 100*time.Microsecond)
+	}
+	return nil
+}
+
+// pick chooses the partition to begin with: one that called, or the next.
+func (c *consumer) pick(n int) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range c.parts {
+		if k := (c.first + i) % n; c.parts[k].called {
+			c.first = k
+			return k
+		}
+	}
+	c.first = (c.first + 1) % n
+	return c.first
+}
+
+// ask adds the consumer's own question to what goes to a partition anyway. One
+// that wants nothing asks everywhere: for news, and to wait no more.
+func (x *exchange) ask(asks []ask, first int, asked []bool) []ask {
+	for p := range asked {
+		if p != first && x.want.Count > 0 {
+			continue
+		}
+		asked[p] = true
+		k := -1
+		for i := range asks {
+			if asks[i].partition == p {
+				k = i
+			}
+		}
+		if k < 0 {
+			k = len(asks)
+			asks = append(asks, ask{partition: p})
+		}
+		asks[k].sel = x.selection(p, x.left, x.bytes)
+	}
+	return asks
+}
+
+func (x *exchange) selection(p, count, bytes int) *selection {
+	c := x.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return &selection{
+		consumer: c, queues: x.order, count: count, bytes: bytes, turn: c.turn,
+		waits: c.parts[p].waits, holds: len(c.held) > 0,
+	}
+}
+
+// send runs asks and gathers their answers.
+func (x *exchange) send(ctx context.Context, asks []ask) error {
+	answers, err := x.c.db.exchanges(ctx, asks, x.items, x.live, x.renewals)
+	if err != nil {
+		return err
+	}
+	for i := range answers {
+		a := &answers[i]
+		verdicts(a.settled, asks[i].done, x.batch.Settled)
+		verdicts(a.renewed, asks[i].live, x.batch.Renewed)
+		if asks[i].sel == nil {
+			continue
+		}
+		x.c.note(asks[i].partition, a)
+		x.batch.Deliveries = append(x.batch.Deliveries, a.deliveries...)
+		x.batch.Revoked = append(x.batch.Revoked, a.revoked...)
+		x.batch.More = x.batch.More || a.more
+		x.left -= len(a.deliveries)
+		for k := range a.deliveries {
+			x.bytes -= a.deliveries[k].Size
+		}
+		if a.next >= 0 && (x.next < 0 || a.next < x.next) {
+			x.next = a.next
+		}
+		if a.skipped > 0 {
+			x.c.db.log.Warn("entries of queues without a task were dropped", "entries", a.skipped, "partition", asks[i].partition)
+		}
+	}
+	return nil
+}
+
+// smallBytes is a bound under which partitions are asked one after the other,
+// since each may exceed its share by one delivery.
+const smallBytes = 1 << 20
+
+// others asks the partitions that were not asked yet for what is still wanted.
+func (x *exchange) others(ctx context.Context, first int, asked []bool) error {
+	if x.want.Count <= 0 {
+		return nil
+	}
+	for from := 1; from < len(asked); {
+		if x.left <= 0 || x.want.Bytes > 0 && x.bytes <= 0 {
+			x.batch.More = true // it was not looked
+			break
+		}
+		n := min(len(asked)-from, x.left)
+		if x.want.Bytes > 0 && x.bytes < smallBytes {
+			n = 1
+		}
+		asks := make([]ask, 0, n)
+		for i := range n {
+			p := (first + from + i) % len(asked)
+			bytes := 0
+			if x.want.Bytes > 0 {
+				bytes = max(1, x.bytes/n)
+			}
+			asks = append(asks, ask{partition: p, sel: x.selection(p, x.left/n, bytes)})
+		}
+		from += n
+		if err := x.send(ctx, asks); err != nil {
+			return err
+		}
+	}
+	return nil
+}

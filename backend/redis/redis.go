@@ -1,0 +1,195 @@
+package redis
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"strconv"
+	"sync"
+
+	"github.com/redis/rueidis"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/store"
+)
+
+// Config says which servers to use, and how. It is copied by Open.
+type Config struct {
+	Addrs    []string // host:port, or the path of a Unix socket; of Sentinels or of a Cluster's nodes, several
+	Username string   // of an ACL user; empty: the default user
+	Password string   //
+	DB       int      // the logical database; a Cluster has none but 0
+	TLS      *tls.Config
+
+	Sentinel         string // the name of the master that the Sentinels at Addrs watch
+	SentinelUsername string //
+	SentinelPassword string //
+
+	Cluster bool // Addrs are nodes of a Cluster
+
+	// Partitions is how many hash tags the keys are spread over: fixed when the
+	// deployment is created, and refused when it differs. 0: what it was created
+	// with; 1 for a new one, 16 on a Cluster.
+	Partitions int
+
+	// WaitReplicas is how many replicas must have what is stored before a call
+	// returns. 0: none.
+	WaitReplicas int
+
+	Namespace string       // 1–32 of a-z 0-9 _, a letter first; "stem" when empty
+	Logger    *slog.Logger // nil: discards
+}
+
+// Partitions of a new deployment on a Cluster, and the most there can be.
+const (
+	clusterPartitions = 16
+	maxPartitions     = 256
+)
+
+// DB is a deployment's keys in Redis. Its methods are safe for concurrent use.
+type DB struct {
+	config  Config
+	log     *slog.Logger
+	client  rueidis.Client
+	scripts scripts
+	tags    []string // of the partitions: "{stem:0}"
+	hub     *hub
+
+	closing sync.Once
+	closed  chan struct{}
+}
+
+var namespacePattern = regexp.MustCompile(`^[a-z][a-z0-9_]{0,31}$`)
+
+// Open connects, checks the server, and creates what a new deployment needs.
+// ctx bounds the opening alone.
+func Open(ctx context.Context, c Config) (*DB, error) {
+	if c.Namespace == "" {
+		c.Namespace = "stem"
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if !namespacePattern.MatchString(c.Namespace) {
+		return nil, fmt.Errorf("open Redis: namespace %q: want 1–32 of a-z 0-9 _, a letter first", c.Namespace)
+	}
+	if c.Partitions < 0 || c.Partitions > maxPartitions {
+		return nil, fmt.Errorf("open Redis: %d partitions: want 1 to %d", c.Partitions, maxPartitions)
+	}
+	scripts, err := loadScripts()
+	if err != nil {
+		return nil, err
+	}
+	client, err := dial(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	db := &DB{config: c, log: c.Logger, client: client, scripts: scripts, closed: make(chan struct{})}
+	if err := db.create(ctx); err != nil {
+		client.Close()
+		return nil, err
+	}
+	db.hub = newHub(db)
+	return db, nil
+}
+
+// schema is the version of the keys. A change that older programs cannot live
+// with raises it.
+const schema = "1"
+
+// create makes the deployment's own record, or reads what it says.
+func (db *DB) create(ctx context.Context) error {
+	key := db.tag(0) + ":meta"
+	want := db.config.Partitions
+	if want == 0 {
+		want = 1
+		if db.config.Cluster {
+			want = clusterPartitions
+		}
+	}
+	b := db.client.B()
+	for _, r := range db.client.DoMulti(ctx,
+		b.Hsetnx().Key(key).Field("partitions").Value(strconv.Itoa(want)).Build(),
+		b.Hsetnx().Key(key).Field("schema").Value(schema).Build(),
+	) {
+		if err := r.Error(); err != nil {
+			return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, unavailable(err))
+		}
+	}
+	meta, err := db.client.Do(ctx, b.Hgetall().Key(key).Build()).AsStrMap()
+	if err != nil {
+		return fmt.Errorf("open Redis: read %s: %w", key, unavailable(err))
+	}
+	n, err := strconv.Atoi(meta["partitions"])
+	switch {
+	case err != nil || n < 1 || n > maxPartitions:
+		return fmt.Errorf("open Redis: %s says %q partitions: it is damaged, or not Stem's", key, meta["partitions"])
+	case db.config.Partitions != 0 && db.config.Partitions != n:
+		return fmt.Errorf("open Redis: namespace %s was created with %d partitions and is opened with %d: the number cannot change; leave it out, or use another namespace",
+			db.config.Namespace, n, db.config.Partitions)
+	case meta["schema"] != schema:
+		return fmt.Errorf("open Redis: namespace %s has schema %s and this program knows %s: use a newer program",
+			db.config.Namespace, meta["schema"], schema)
+	}
+	db.tags = make([]string, n)
+	for i := range db.tags {
+		db.tags[i] = db.tag(i)
+	}
+	return nil
+}
+
+// tag is the hash tag that begins every key of a partition.
+func (db *DB) tag(partition int) string {
+	return "{" + db.config.Namespace + ":" + strconv.Itoa(partition) + "}"
+}
+
+// Broker returns the store as a broker that keeps its own statuses.
+func (db *DB) Broker() broker.Broker { return &redisBroker{db: db} }
+
+// Results returns the store as a result store; it is a store.Watcher too.
+func (db *DB) Results() store.Results { return &results{db: db} }
+
+// Close ends all that waits, and the connections. Leases stay until they end.
+// It is safe to call it twice.
+func (db *DB) Close() error {
+	db.closing.Do(func() {
+		close(db.closed)
+		db.hub.close()
+		db.client.Close()
+	})
+	return nil
+}
+
+func (db *DB) isClosed() bool {
+	select {
+	case <-db.closed:
+		return true
+	default:
+		return false
+	}
+}
+
+func (db *DB) check(ctx context.Context) error {
+	if db.isClosed() {
+		return broker.ErrClosed
+	}
+	return ctx.Err()
+}
+
+// unavailable marks an error of the store or of the way to it. A cancelled
+// context stays what it is.
+func unavailable(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, rueidis.ErrClosing):
+		return broker.ErrClosed
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	default:
+		return fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
+	}
+}

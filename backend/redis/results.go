@@ -1,0 +1,124 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"github.com/redis/rueidis"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/store"
+)
+
+// results is the store as a result store.
+type results struct {
+	db     *DB
+	closed atomic.Bool
+}
+
+func (s *results) check(ctx context.Context) error {
+	if s.closed.Load() {
+		return broker.ErrClosed
+	}
+	return s.db.check(ctx)
+}
+
+// Close implements store.Results. The DB stays open for its other roles.
+func (s *results) Close() error {
+	s.closed.Store(true)
+	return nil
+}
+
+// Subscribe implements store.Watcher.
+func (s *results) Subscribe(id string) (changed <-chan struct{}, cancel func()) {
+	return s.db.hub.watch(id)
+}
+
+// getPage is how many tasks one script reads.
+const getPage = 500
+
+// Get implements store.Results.
+func (s *results) Get(ctx context.Context, ids ...string) ([]store.Found, error) {
+	if err := s.check(ctx); err != nil {
+		return nil, err
+	}
+	found := make([]store.Found, len(ids))
+	var calls []call
+	var items [][]int
+	for p, all := range s.db.split(len(ids), func(i int) string { return ids[i] }) {
+		for page := range slices.Chunk(all, getPage) {
+			args := make([]string, len(page))
+			for k, i := range page {
+				args[k] = ids[i]
+			}
+			calls, items = append(calls, call{s.db.scripts.get, p, args}), append(items, page)
+		}
+	}
+	msgs, errs := s.db.runAll(ctx, calls)
+	for k := range calls {
+		if errs[k] != nil {
+			return nil, fmt.Errorf("get statuses: %w", errs[k])
+		}
+		if err := readStatuses(&msgs[k], items[k], ids, found); err != nil {
+			return nil, fmt.Errorf("get statuses: %w: %w", broker.ErrUnavailable, err)
+		}
+	}
+	return found, nil
+}
+
+func readStatuses(m *rueidis.RedisMessage, items []int, ids []string, found []store.Found) error {
+	list, err := m.ToArray()
+	if err != nil || len(list) != len(items)+1 {
+		return fmt.Errorf("the server's answer is of another form (%w)", err)
+	}
+	now, err := list[0].AsInt64()
+	if err != nil {
+		return err
+	}
+	for k, i := range items {
+		if found[i], err = readStatus(&list[k+1], ids[i], now); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// readStatus reads one of the get script's answers.
+func readStatus(m *rueidis.RedisMessage, id string, now int64) (store.Found, error) {
+	if m.IsNil() {
+		return store.Found{Err: store.ErrNotFound}, nil
+	}
+	list, err := m.ToArray()
+	if err != nil || len(list) != 4 {
+		return store.Found{}, fmt.Errorf("the server's answer is of another form (%w)", err)
+	}
+	v, err := list[0].ToString()
+	if err != nil {
+		return store.Found{}, err
+	}
+	line, err := list[1].ToString()
+	if err != nil {
+		return store.Found{}, err
+	}
+	kept, err := list[2].AsInt64()
+	if err != nil {
+		return store.Found{}, err
+	}
+	errs, err := list[3].AsStrSlice()
+	if err != nil {
+		return store.Found{}, err
+	}
+	p, err := parseValue(v)
+	if err != nil || p.hidden {
+		return store.Found{Err: store.ErrNotFound}, nil
+	}
+	var r *run
+	if line != "" {
+		if r, err = parseRun(line); err != nil {
+			r = nil
+		}
+	}
+	return store.Found{Status: p.status(id, r, errs, kept, now)}, nil
+}

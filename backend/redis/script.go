@@ -1,0 +1,135 @@
+package redis
+
+import (
+	"context"
+	"crypto/sha1" //nolint:gosec // EVALSHA's own
+	"embed"
+	"encoding/hex"
+	"fmt"
+	"strings"
+
+	"github.com/redis/rueidis"
+)
+
+//go:embed lua
+var luaFiles embed.FS
+
+// script is one script and its hash.
+type script struct {
+	name, source, sha string
+}
+
+// scripts are all of them. Each is common.lua and the files that it names.
+type scripts struct {
+	publish, exchange, close, revoke, purge, queues, get, watch *script
+}
+
+func loadScripts() (scripts, error) {
+	var s scripts
+	for _, part := range []struct {
+		to    **script
+		files []string
+	}{
+		{&s.publish, []string{"common", "publish"}},
+		{&s.exchange, []string{"common", "settle", "receive", "wait", "exchange"}},
+		{&s.close, []string{"common", "close"}},
+		{&s.revoke, []string{"common", "revoke"}},
+		{&s.purge, []string{"common", "purge"}},
+		{&s.queues, []string{"common", "queues"}},
+		{&s.get, []string{"common", "get"}},
+		{&s.watch, []string{"common", "watch"}},
+	} {
+		loaded, err := loadScript(part.files...)
+		if err != nil {
+			return s, err
+		}
+		*part.to = loaded
+	}
+	return s, nil
+}
+
+// loadScript puts a script together. Lines of comment stay behind: the server
+// keeps and compiles what it is sent.
+func loadScript(files ...string) (*script, error) {
+	var b strings.Builder
+	for _, name := range files {
+		text, err := luaFiles.ReadFile("lua/" + name + ".lua")
+		if err != nil {
+			return nil, fmt.Errorf("load script: %w", err)
+		}
+		for line := range strings.Lines(string(text)) {
+			if t := strings.TrimSpace(line); t != "" && !strings.HasPrefix(t, "--") {
+				b.WriteString(t + "\n")
+			}
+		}
+	}
+	sum := sha1.Sum([]byte(b.String())) //nolint:gosec // EVALSHA's own
+	return &script{name: files[len(files)-1], source: b.String(), sha: hex.EncodeToString(sum[:])}, nil
+}
+
+// call is one script to run in one partition.
+type call struct {
+	script    *script
+	partition int
+	args      []string
+}
+
+// run runs one script.
+func (db *DB) run(ctx context.Context, s *script, partition int, args []string) (rueidis.RedisMessage, error) {
+	c := call{s, partition, args}
+	m, err := db.client.Do(ctx, db.evalsha(&c)).ToMessage()
+	if noScript(err) {
+		m, err = db.client.Do(ctx, db.eval(&c)).ToMessage()
+	}
+	if err == nil && db.config.WaitReplicas > 0 {
+		err = db.replicated(ctx)
+	}
+	if err != nil {
+		return m, fmt.Errorf("script %s: %w", s.name, unavailable(err))
+	}
+	return m, nil
+}
+
+// runAll runs scripts side by side, and returns an answer or an error for each.
+func (db *DB) runAll(ctx context.Context, calls []call) ([]rueidis.RedisMessage, []error) {
+	msgs, errs := make([]rueidis.RedisMessage, len(calls)), make([]error, len(calls))
+	if len(calls) == 1 {
+		msgs[0], errs[0] = db.run(ctx, calls[0].script, calls[0].partition, calls[0].args)
+		return msgs, errs
+	}
+	cmds := make(rueidis.Commands, len(calls))
+	for i := range calls {
+		cmds[i] = db.evalsha(&calls[i])
+	}
+	for i, r := range db.client.DoMulti(ctx, cmds...) {
+		if msgs[i], errs[i] = r.ToMessage(); noScript(errs[i]) {
+			msgs[i], errs[i] = db.client.Do(ctx, db.eval(&calls[i])).ToMessage()
+		}
+		if errs[i] != nil {
+			errs[i] = fmt.Errorf("script %s: %w", calls[i].script.name, unavailable(errs[i]))
+		}
+	}
+	return msgs, errs
+}
+
+func (db *DB) evalsha(c *call) rueidis.Completed {
+	return db.client.B().Evalsha().Sha1(c.script.sha).Numkeys(1).Key(db.tags[c.partition]).Arg(c.args...).Build()
+}
+
+func (db *DB) eval(c *call) rueidis.Completed {
+	return db.client.B().Eval().Script(c.script.source).Numkeys(1).Key(db.tags[c.partition]).Arg(c.args...).Build()
+}
+
+func noScript(err error) bool {
+	e, ok := rueidis.IsRedisErr(err)
+	return ok && e.IsNoScript()
+}
+
+// replicated waits until the replicas have what was written.
+func (db *DB) replicated(ctx context.Context) error {
+	n, err := db.client.Do(ctx, db.client.B().Wait().Numreplicas(int64(db.config.WaitReplicas)).Timeout(5000).Build()).AsInt64()
+	if err == nil && n < int64(db.config.WaitReplicas) {
+		return fmt.Errorf("%d replicas have it, want %d", n, db.config.WaitReplicas)
+	}
+	return err
+}

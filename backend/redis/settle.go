@@ -1,0 +1,165 @@
+package redis
+
+import (
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/task"
+)
+
+// settlement is a settlement as the exchange script takes it.
+type settlement struct {
+	id      string
+	args    []string
+	refused error
+}
+
+func kindOf(s task.State) byte {
+	switch s {
+	case task.Succeeded:
+		return kindSucceeded
+	case task.Cancelled:
+		return kindCancelled
+	case task.Failed:
+		return kindDead
+	case task.Retried:
+		return kindRetried
+	case task.Queued:
+		return kindReleased
+	default:
+		return 0
+	}
+}
+
+// newSettlement makes a settlement's arguments; see settle_all and settle_slow
+// in lua/settle.lua.
+func newSettlement(s *broker.Settlement) settlement {
+	o := &s.Outcome
+	v := settlement{id: s.Receipt.ID}
+	kind := kindOf(o.State)
+	if kind == 0 {
+		v.refused = fmt.Errorf("%w outcome: a task that is held cannot become %q", task.ErrInvalid, o.State)
+		return v
+	}
+	if v.refused = task.ValidateTime("notBefore", o.NotBefore); v.refused != nil {
+		return v
+	}
+	keep := strconv.FormatInt(keepMillis(o.Keep), 10)
+	var end string
+	if kind != kindReleased && kind != kindRetried {
+		end = rueidis.BinaryString(endBody(s))
+	}
+	v.args = append(make([]string, 0, 4), strconv.FormatInt(s.Receipt.Epoch, 10), string(rune(kind)), end)
+	plain := kind == kindSucceeded || kind == kindCancelled
+	if plain && o.Error == nil && len(s.Release)+len(s.Followups) == 0 {
+		v.args = append(v.args, keep)
+		return v
+	}
+	v.refused = v.more(s, keep)
+	return v
+}
+
+// more appends the rest of a settlement that is not plain.
+func (v *settlement) more(s *broker.Settlement, keep string) error {
+	o := &s.Outcome
+	reserved := 0
+	if o.Reserved && o.State == task.Queued {
+		reserved = 1
+	}
+	worker := ""
+	if o.Worker != "" {
+		worker = escape(o.Worker)
+	}
+	failure := ""
+	if o.Error != nil {
+		text, err := json.Marshal(o.Error)
+		if err != nil {
+			return fmt.Errorf("%w outcome: its error: %w", task.ErrInvalid, err)
+		}
+		failure = string(text)
+	}
+	v.args = append(v.args, fmt.Sprintf("%s %d %d %d %d %d %d", keep, millis(o.NotBefore), o.Attempt, reserved,
+		millis(o.StartedAt), len(s.Release), len(s.Followups)), worker, failure)
+	v.args = append(v.args, s.Release...)
+	for i := range s.Followups {
+		f := &s.Followups[i]
+		data, err := prepare(f)
+		if err != nil {
+			return fmt.Errorf("follow-up %d: %w", i, err)
+		}
+		v.args = appendPublication(v.args, f.Envelope, data, f.Claims)
+	}
+	return nil
+}
+
+// endBody is what is kept of a terminal outcome, after its length in seven
+// digits.
+func endBody(s *broker.Settlement) []byte {
+	o := &s.Outcome
+	b := make([]byte, 7, 96+len(o.Result)+len(o.Worker)+len(o.Reason))
+	b = strconv.AppendInt(append(b, `{"epoch":`...), s.Receipt.Epoch, 10)
+	if o.Attempt != 0 {
+		b = strconv.AppendInt(append(b, `,"attempt":`...), int64(o.Attempt), 10)
+	}
+	if o.Worker != "" {
+		b = append(append(b, `,"worker":`...), quote(o.Worker)...)
+	}
+	if !o.StartedAt.IsZero() {
+		b = strconv.AppendInt(append(b, `,"started":`...), o.StartedAt.UnixMicro(), 10)
+	}
+	ended := o.EndedAt
+	if ended.IsZero() {
+		ended = time.Now()
+	}
+	b = strconv.AppendInt(append(b, `,"ended":`...), ended.UnixMicro(), 10)
+	if o.Reason != "" {
+		b = append(append(b, `,"reason":`...), quote(o.Reason)...)
+	}
+	if o.State == task.Succeeded && len(o.Result) > 0 {
+		b = append(append(b, `,"result":`...), o.Result...)
+	}
+	b = append(b, '}')
+	copy(b, fmt.Sprintf("%07d", len(b)-7))
+	return b
+}
+
+// quote returns text as JSON.
+func quote(text string) []byte {
+	plain := true
+	for i := range len(text) {
+		c := text[i]
+		plain = plain && c >= ' ' && c < 0x7f && c != '"' && c != '\\'
+	}
+	if plain {
+		return append(append(append(make([]byte, 0, len(text)+2), '"'), text...), '"')
+	}
+	quoted, err := json.Marshal(text)
+	if err != nil {
+		return []byte(`""`)
+	}
+	return quoted
+}
+
+// renewalArgs makes a renewal's arguments; see renew_all in lua/settle.lua.
+func renewalArgs(args []string, r *broker.Renewal) ([]string, error) {
+	start, worker, progress := "0", "", ""
+	if r.Start {
+		start = "1"
+	}
+	if r.Worker != "" {
+		worker = escape(r.Worker)
+	}
+	if r.Progress != nil {
+		text, err := json.Marshal(r.Progress)
+		if err != nil {
+			return nil, fmt.Errorf("%w progress: %w", task.ErrInvalid, err)
+		}
+		progress = string(text)
+	}
+	return append(args, strconv.FormatInt(r.Receipt.Epoch, 10), strconv.FormatInt(ceilMillis(r.Extend), 10), start, worker, progress), nil
+}
