@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -38,6 +39,25 @@ func terminal(t *testing.T) (person, program *os.File) {
 		_ = person.Close()
 	})
 	return person, program
+}
+
+// read reads from a terminal until that was there. What a program wrote may
+// come in pieces, and some time after it has ended.
+func read(t *testing.T, person *os.File, want string) {
+	t.Helper()
+	if err := person.SetReadDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	var got []byte
+	buffer := make([]byte, 4096)
+	for !strings.Contains(string(got), want) {
+		n, err := person.Read(buffer)
+		got = append(got, buffer[:n]...)
+		if err != nil {
+			t.Errorf("asked %q, want %q: %v", got, want, err)
+			return
+		}
+	}
 }
 
 // TestConfirmation asks a person: what is not confirmed does not happen.
@@ -78,14 +98,7 @@ func TestConfirmation(t *testing.T) {
 		if code := run(stemcmd.Process{Stdin: program, Stdout: &out, Stderr: program, Env: []string{"NO_COLOR=1"}}, "queue", "purge", "mail"); code != c.want {
 			t.Errorf("answer %q: exit code %d, want %d", c.answer, code, c.want)
 		}
-		buffer := make([]byte, 4096)
-		n, err := person.Read(buffer)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if question := "Purge 3 waiting tasks (queue mail) of " + db + "? [y/N]"; !strings.Contains(string(buffer[:n]), question) {
-			t.Errorf("asked %q, want %q", buffer[:n], question)
-		}
+		read(t, person, "Purge 3 waiting tasks (queue mail) of "+db+"? [y/N]")
 		if refused := c.want == stemcmd.ExitRefused; refused != (waiting() == before) {
 			t.Errorf("answer %q: before %q, after %q", c.answer, before, waiting())
 		}
