@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/beat"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -20,11 +21,12 @@ const devStore = "sqlite:stem.db"
 
 func (s *session) devCommand() *cobra.Command {
 	api, f := &apiFlags{}, &workerFlags{}
+	var schedules string
 	c := &cobra.Command{
 		Use:   "dev",
-		Short: "Serves the HTTP API and runs a worker, in one process",
-		Long: `Serves the HTTP API and runs a worker, in one process: all that a single node
-needs. Tasks live in stem.db in this directory, unless --broker, a variable or the
+		Short: "Serves the HTTP API, runs a worker and fires schedules, in one process",
+		Long: `Serves the HTTP API, runs a worker and fires schedules, in one process: all that a
+single node needs. Tasks live in stem.db in this directory, unless --broker, a variable or the
 env file names another store.
 
 It executes the program's own tasks and those of the tasks file; where there are
@@ -36,20 +38,22 @@ first, for a fifth of --grace at most, then the worker; see worker run. The exit
 code is 0 after a clean stop, 6 when something had to be abandoned.`,
 		Example: `  {{stem}} dev
   {{stem}} dev --tasks tasks.yaml --http 127.0.0.1:9090
+  {{stem}} dev --schedule-file schedules.yaml
   {{stem}} dev --addr 127.0.0.1:0 --output json --broker memory:`,
 		Args:        noArguments,
 		Annotations: map[string]string{annotationService: "yes"},
 	}
 	api.add(c.Flags())
 	f.add(c.Flags())
+	c.Flags().StringVar(&schedules, "schedule-file", "", "`FILE` of schedules to apply at the start; others stay")
 	c.RunE = s.service(func(ctx context.Context, stop *stopper) error {
 		api.side = f.side
-		return s.devRun(ctx, stop, api, f)
+		return s.devRun(ctx, stop, api, f, schedules)
 	})
 	return c
 }
 
-func (s *session) devRun(ctx context.Context, stop *stopper, f *apiFlags, wf *workerFlags) error {
+func (s *session) devRun(ctx context.Context, stop *stopper, f *apiFlags, wf *workerFlags, schedules string) error {
 	if !s.set("STEM_BROKER_URL") {
 		s.conf.Config.Broker = devStore
 	}
@@ -61,6 +65,12 @@ func (s *session) devRun(ctx context.Context, stop *stopper, f *apiFlags, wf *wo
 	if demo {
 		for _, t := range demoTasks() {
 			known.tasks = append(known.tasks, t.Registration)
+		}
+	}
+	var desired []beat.Desired
+	if schedules != "" {
+		if desired, err = s.desired(&applyFlags{anyTask: !known.complete}, []string{schedules}); err != nil {
+			return err
 		}
 	}
 	closeTasks, err := known.open()
@@ -84,14 +94,41 @@ func (s *session) devRun(ctx context.Context, stop *stopper, f *apiFlags, wf *wo
 	if err := a.declare(known); err != nil {
 		return err
 	}
+	b, err := s.devBeat(ctx, a, known, desired)
+	if err != nil {
+		return because(ctx, err)
+	}
 	stop.worker.Store(w)
 	ready := func() error { return errors.Join(a.ready(), w.Ready(readyWithin)) }
-	return a.side.beside(ctx, ready, func() error {
+	return a.side.beside(ctx, bothReady(b, ready), func() error {
 		if err := s.introduce(a, known, demo); err != nil {
 			return err
 		}
-		return a.work(ctx, stop, w)
+		return beating(ctx, b, func(ctx context.Context) error { return a.work(ctx, stop, w) })
 	})
+}
+
+// devBeat makes dev's beat, and applies a file of schedules; nil where the store
+// keeps none.
+func (s *session) devBeat(ctx context.Context, a *api, known *knownTasks, desired []beat.Desired) (*beat.Beat, error) {
+	if s.backend.Schedules() == nil && desired == nil {
+		s.log.Info("this store keeps no schedules: none fire")
+		return nil, nil
+	}
+	b, err := s.newBeat(a.client, a.side, "", known)
+	if err != nil || desired == nil {
+		return b, err
+	}
+	book, err := beat.NewBook(a.client, s.backend.Schedules(), s.backend.Locks(), known.tasks...)
+	if err != nil {
+		return nil, err
+	}
+	p, err := book.Apply(ctx, desired, false)
+	if err != nil {
+		return nil, err
+	}
+	s.log.Info("schedules applied", "created", p.Count(beat.ActionCreate), "changed", p.Count(beat.ActionChange), "kept", p.Count(beat.ActionKeep))
+	return b, nil
 }
 
 // warmGrace is how long a warm stop may take in all, as the library has it.
@@ -155,7 +192,7 @@ func (s *session) introduce(a *api, known *knownTasks, demo bool) error {
 	}
 	var b strings.Builder
 	line := func(head, text string) { fmt.Fprintf(&b, "  %-8s %s\n", head, clean(text)) }
-	fmt.Fprintf(&b, "%s dev: the HTTP API and a worker. Ctrl-C stops both.\n\n", s.app.Name)
+	fmt.Fprintf(&b, "%s dev: the HTTP API, a worker, and schedules. Ctrl-C stops all.\n\n", s.app.Name)
 	open := ", open to this machine"
 	if x.Tokens > 0 {
 		open = ", for " + several(x.Tokens, "token")

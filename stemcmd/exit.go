@@ -80,7 +80,7 @@ func exitCode(err error) int {
 		return ExitUsage
 	case errors.As(err, &open), is(broker.ErrUnavailable, stem.ErrOutcomeUnknown, errTimeout):
 		return ExitUnreachable
-	case is(stem.ErrNotFound, broker.ErrNotFound):
+	case is(stem.ErrNotFound, broker.ErrNotFound, store.ErrNoSchedule):
 		return ExitNotFound
 	case is(stem.ErrTaskExists, stem.ErrQueueFull, broker.ErrUnsupported, store.ErrNotFinished):
 		return ExitRefused

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/beat"
 	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/connect"
 	"github.com/stemjobs/stem/store"
@@ -87,13 +89,22 @@ type role struct {
 func (s *session) stores() []role {
 	o := s.conf.Config.Options()
 	o.MustExist, o.Logger, o.Openers = true, s.log, s.app.Openers
-	if o.Results == "" || o.Results == o.Broker {
-		o.Results = ""
-		return []role{{o, []string{"broker", "results"}}}
+	urls := []struct{ url, role string }{{o.Broker, "broker"}, {o.Results, "results"}, {o.Schedules, "schedules"}}
+	var out []role
+	for _, u := range urls {
+		one := o
+		one.Broker, one.Results, one.Schedules = u.url, "", ""
+		if u.url == "" {
+			one.Broker = o.Broker
+		}
+		i := slices.IndexFunc(out, func(r role) bool { return r.options.Broker == one.Broker })
+		if i < 0 {
+			out = append(out, role{options: one})
+			i = len(out) - 1
+		}
+		out[i].names = append(out[i].names, u.role)
 	}
-	first, second := o, o
-	first.Results, second.Broker, second.Results = "", o.Results, ""
-	return []role{{first, []string{"broker"}}, {second, []string{"results"}}}
+	return out
 }
 
 // examine asks one store.
@@ -126,7 +137,15 @@ func (s *session) examine(ctx context.Context, r role) (h backendHealth) {
 
 // ask makes the one call whose time is told.
 func (h *backendHealth) ask(ctx context.Context, b stem.Backend) error {
-	if len(h.Roles) == 1 && h.Roles[0] == "results" {
+	switch h.Roles[0] { // the most that is asked of it
+	case "schedules":
+		keeper, ok := b.(beat.Store)
+		if !ok {
+			return errors.New("this backend keeps no schedules: name another with --schedules")
+		}
+		_, err := keeper.Schedules().Due(ctx, 1)
+		return err
+	case "results":
 		if b.Results() == nil {
 			return errors.New("this backend keeps no statuses: name another with --backend")
 		}

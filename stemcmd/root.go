@@ -32,7 +32,8 @@ func (s *session) rootCommand() *cobra.Command {
 	root.SetHelpCommand(helpCommand())
 	s.addGlobalFlags(root.PersistentFlags())
 	root.AddCommand(
-		s.devCommand(), s.serveCommand(), s.workerCommand(), s.enqueueCommand(), s.tasksCommand(), s.queueCommand(), s.dlqCommand(),
+		s.devCommand(), s.serveCommand(), s.workerCommand(), s.beatCommand(), s.scheduleCommand(), s.enqueueCommand(), s.tasksCommand(), s.queueCommand(), s.dlqCommand(),
+		s.observeCommand(),
 		s.healthCommand(), s.doctorCommand(), s.benchCommand(), s.configCommand(), s.versionCommand(), s.completionCommand(),
 	)
 	if s.app.Demo {
@@ -61,6 +62,7 @@ Data goes to standard output, everything else to standard error. Exit codes:
 func (s *session) addGlobalFlags(f *pflag.FlagSet) {
 	f.String("broker", "", "`URL` of the store of tasks (STEM_BROKER_URL)")
 	f.String("backend", "", "`URL` of the store of statuses; default: the broker's (STEM_RESULT_BACKEND_URL)")
+	f.String("schedules", "", "`URL` of the store of schedules; default: the broker's (STEM_SCHEDULE_STORE_URL)")
 	f.String("namespace", "", "`NAME` under which everything lives; default: stem (STEM_NAMESPACE)")
 	f.StringVar(&s.flags.envFile, "env-file", "", "`FILE` of KEY=VALUE lines, weaker than the environment")
 	f.StringVarP(&s.flags.output, "output", "o", asTable, "`FORMAT`: table, wide, json, jsonl or name")

@@ -31,7 +31,8 @@ type session struct {
 	conf  *connect.Loaded
 	log   *slog.Logger
 
-	closers []func() error // of what was opened, in order
+	backend *connect.Backend // of open; nil: nothing is open
+	closers []func() error   // of what was opened, in order
 }
 
 // globalFlags are the flags of every command. Those that are variables too are
@@ -175,6 +176,7 @@ func (s *session) open(ctx context.Context, mustExist bool) (*connect.Backend, e
 	if err != nil {
 		return nil, err
 	}
+	s.backend = b
 	s.closers = append(s.closers, b.Close)
 	return b, nil
 }
@@ -227,6 +229,9 @@ func (s *session) where() string {
 	text := connect.Mask(c.Broker)
 	if c.Results != "" && c.Results != c.Broker {
 		text += " and " + connect.Mask(c.Results)
+	}
+	if c.Schedules != "" && c.Schedules != c.Broker && c.Schedules != c.Results {
+		text += " and " + connect.Mask(c.Schedules)
 	}
 	if c.Namespace != connect.DefaultNamespace {
 		text += " (namespace " + c.Namespace + ")"

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/beat"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -28,6 +29,7 @@ type workerFlags struct {
 	side   sideFlags
 	grace  duration
 	id     string
+	beat   bool
 }
 
 func (s *session) workerRunCommand() *cobra.Command {
@@ -53,6 +55,7 @@ standard error: JSON, or text on a terminal.`,
 		Annotations: map[string]string{annotationService: "yes"},
 	}
 	f.add(c.Flags())
+	c.Flags().BoolVar(&f.beat, "beat", false, "also fire schedules, as beat run does")
 	c.RunE = s.service(func(ctx context.Context, stop *stopper) error { return s.workerRun(ctx, stop, f) })
 	return c
 }
@@ -191,10 +194,16 @@ func (s *session) workerRun(ctx context.Context, stop *stopper, f *workerFlags) 
 	if err := s.register(ctx, w, client, known); err != nil {
 		return because(ctx, err)
 	}
+	var b *beat.Beat
+	if f.beat {
+		if b, err = s.newBeat(client, side, "", known); err != nil {
+			return err
+		}
+	}
 	stop.worker.Store(w)
-	return side.beside(ctx, func() error { return w.Ready(readyWithin) }, func() error {
+	return side.beside(ctx, bothReady(b, func() error { return w.Ready(readyWithin) }), func() error {
 		s.log.Info("tasks of this worker", "names", w.Names())
-		return errors.Join(w.Run(ctx), abandoned(w))
+		return errors.Join(beating(ctx, b, w.Run), abandoned(w))
 	})
 }
 
