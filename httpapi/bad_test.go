@@ -2,12 +2,15 @@ package httpapi_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -223,16 +226,26 @@ func TestConnectionLimit(t *testing.T) {
 		held = append(held, c)
 	}
 	r.must(200, "GET", "/v1/queues", "", nil) // the tenth
-	for i := range 1000 {
-		c, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if n, err := c.Read(make([]byte, 1)); err == nil || n > 0 {
-			t.Fatalf("connection %d beyond the limit is served", i)
-		}
-		c.Close()
+	var wg sync.WaitGroup
+	for range 50 {
+		wg.Go(func() {
+			for range 200 { // 10,000 in all, 50 at a time
+				c, err := net.Dial("tcp", strings.TrimPrefix(r.url, "http://"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_ = c.SetDeadline(time.Now().Add(20 * time.Second)) // a new connection takes it
+				n, err := c.Read(make([]byte, 1))
+				c.Close()
+				if err == nil || n > 0 || errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("a connection beyond the limit is not closed: %v", err)
+					return
+				}
+			}
+		})
 	}
+	wg.Wait()
 	r.must(200, "GET", "/v1/queues", "", nil)
 	for _, c := range held {
 		c.Close()
@@ -243,6 +256,66 @@ func TestConnectionLimit(t *testing.T) {
 		fmt.Fprint(c, "GET /v1/queues HTTP/1.1\r\nHost: localhost\r\n\r\n")
 		n, _ := c.Read(make([]byte, 1))
 		return n == 1
+	})
+}
+
+// TestClientsGone: clients that leave in the middle of anything leave nothing
+// behind, neither a place among those that wait nor a task.
+func TestClientsGone(t *testing.T) {
+	const room = 40
+	r := newRig(t, httpapi.Options{MaxWaiting: room})
+	id := r.enqueue(`{"name":"never","queue":"other"}`)
+	follow := fmt.Sprintf("GET /v1/tasks/%s/events HTTP/1.1\r\nHost: localhost\r\n\r\n", id)
+	for round := range 5 {
+		var held []net.Conn
+		for i := range 30 {
+			c := r.dial()
+			switch i % 3 {
+			case 0:
+				fmt.Fprintf(c, "GET /v1/tasks/%s/wait?timeout=60s HTTP/1.1\r\nHost: localhost\r\n\r\n", id)
+			case 1:
+				fmt.Fprint(c, follow)
+				_, _ = c.Read(make([]byte, 1)) // an answer
+			default:
+				body := `{"queues":["default"],"wait":"30s"}`
+				fmt.Fprintf(c, "POST /v1/lease HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+			}
+			held = append(held, c)
+		}
+		for _, c := range held {
+			c.Close()
+		}
+		// Those that leave before they have said all stored nothing.
+		for _, part := range []string{"POST /v1/ta", "POST /v1/tasks HTTP/1.1\r\nHost: loc", "POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\n" +
+			"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{\"name\":\"gone\"}"} {
+			c := r.dial()
+			fmt.Fprint(c, part)
+			c.Close()
+		}
+		// And one that leaves as soon as it has said all stored one at most.
+		c := r.dial()
+		body := fmt.Sprintf(`{"name":"gone","queue":"gone","id":"gone-%d"}`, round)
+		fmt.Fprintf(c, "POST /v1/tasks HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", len(body), body)
+		c.Close()
+		if got := r.do("POST", "/v1/tasks", body); got.status != 201 && got.problem() != "task-exists" {
+			t.Errorf("the repeat: %d %s", got.status, got.body)
+		}
+	}
+	var l httpapi.TaskList
+	if r.must(200, "GET", "/v1/tasks?name=gone", "", &l); len(l.Tasks) != 5 {
+		t.Errorf("%d tasks are stored, want one of each round", len(l.Tasks))
+	}
+	eventually(t, "all the room is there again", func() bool {
+		for range room {
+			c := r.dial()
+			defer c.Close()
+			fmt.Fprint(c, follow)
+			line, err := bufio.NewReader(c).ReadString('\n')
+			if err != nil || !strings.Contains(line, "200") {
+				return false
+			}
+		}
+		return true
 	})
 }
 
