@@ -21,7 +21,7 @@ const rowColumns = "seq, id, queue, rank, place, phase, at, epoch, attempt, star
 // loadStatements returns the statements of sql/ by name, for one namespace.
 func loadStatements(namespace string) (map[string]string, error) {
 	statements := make(map[string]string)
-	for _, file := range []string{"sql/task.sql", "sql/results.sql", "sql/limits.sql", "sql/control.sql", "sql/check.sql"} {
+	for _, file := range []string{"sql/task.sql", "sql/results.sql", "sql/limits.sql", "sql/control.sql", "sql/schedules.sql", "sql/check.sql"} {
 		text, err := sqlFiles.ReadFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", file, err)
@@ -32,7 +32,7 @@ func loadStatements(namespace string) (map[string]string, error) {
 			if _, twice := statements[name]; twice {
 				return nil, fmt.Errorf("%s: statement %s is there twice", file, name)
 			}
-			statements[name] = strings.ReplaceAll(strings.TrimSpace(sql), "{row}", rowColumns)
+			statements[name] = strings.NewReplacer("{row}", rowColumns, "{entry}", entryColumns).Replace(strings.TrimSpace(sql))
 		}
 	}
 	return statements, nil

@@ -14,7 +14,9 @@ const applicationID = 0x5374656d
 // migrations are the steps of the schema, oldest first. A step is never
 // changed once released; it only adds, so that programs that know the schema
 // named "oldest" in the meta table go on.
-func migrations() []string { return []string{"sql/0001.sql", "sql/0002.sql", "sql/0003.sql"} }
+func migrations() []string {
+	return []string{"sql/0001.sql", "sql/0002.sql", "sql/0003.sql", "sql/0004.sql"}
+}
 
 // migrate brings the file to this program's schema. The caller holds the file
 // lock, so two processes that start at once are safe.

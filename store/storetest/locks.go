@@ -24,30 +24,29 @@ func testL1(p *planner) {
 	q := p.other()
 	last := first.Token
 	for i := range 3 {
-		l, at := q.granted("a", fmt.Sprintf("taker-%d", i), p.o.TTL)
+		l, asked, at := q.granted("a", fmt.Sprintf("taker-%d", i), p.o.TTL)
 		if l.Token <= last {
 			p.Errorf("token %d follows %d", l.Token, last)
 		}
 		if held := at.Sub(began); held < p.o.TTL-early {
 			p.Errorf("a lock of %s was granted to another after %s", p.o.TTL, held)
 		}
-		last, began = l.Token, at
+		last, began = l.Token, asked
 	}
 }
 
-// granted tries until it gets the lock, and says when it began the try that
-// succeeded.
-func (p *planner) granted(name, holder string, within time.Duration) (store.Lock, time.Time) {
+// granted tries until it gets the lock, and says between which moments it did.
+func (p *planner) granted(name, holder string, within time.Duration) (l store.Lock, asked, got time.Time) {
 	p.Helper()
 	began := time.Now()
 	for {
+		asked := time.Now()
 		l, err := p.Locks.Acquire(p.ctx, name, holder, p.o.TTL)
-		now := time.Now()
 		if err == nil {
-			return l, now
+			return l, asked, time.Now()
 		}
 		p.is("Acquire of what another holds", err, store.ErrHeld)
-		if passed := now.Sub(began); passed > within+p.o.Slack {
+		if passed := time.Since(began); passed > within+p.o.Slack {
 			p.Fatalf("%s was not granted within %s, though nobody renewed it", name, passed)
 		}
 		time.Sleep(poll)
@@ -61,15 +60,15 @@ func testL2(p *planner) {
 	q := p.other()
 	over := time.Now().Add(ttl + ttl/2)
 	for last := time.Now(); time.Now().Before(over); time.Sleep(ttl / 20) {
+		asked := time.Now()
 		again := p.lock("a", "one", ttl)
 		if again.Token != l.Token && time.Since(last) < ttl-early {
 			p.Fatalf("renewed in time: token %d became %d", l.Token, again.Token)
 		}
-		if _, err := q.Locks.Acquire(p.ctx, "a", "two", ttl); !errors.Is(err, store.ErrHeld) && time.Since(last) < ttl-early {
+		if _, err := q.Locks.Acquire(p.ctx, "a", "two", ttl); !errors.Is(err, store.ErrHeld) && time.Since(asked) < ttl-early {
 			p.Fatalf("a lock that is renewed: another gets it, error %v", err)
 		}
-		last = time.Now()
-		l = again
+		last, l = asked, again
 	}
 	short := p.lock("a", "one", p.o.TTL) // a renewal may also shorten it
 	time.Sleep(p.o.TTL + 2*early)

@@ -396,7 +396,7 @@ func testT7(p *planner) {
 		if !reflect.DeepEqual(w.Record, records[i]) || w.Record.Outcome != store.OutcomePending {
 			p.Errorf("pending firing %d: got %+v, want %+v", i, w.Record, records[i])
 		}
-		if !equalJSON(w.Publication, *batch[i].Publication) {
+		if !equalJSON(w.Publication, *batch[i].Publication) || string(w.Publication.Envelope.Args) != string(batch[i].Publication.Envelope.Args) {
 			p.Errorf("its publication: got %+v %+v, want %+v %+v", w.Publication, w.Publication.Envelope, batch[i].Publication, batch[i].Publication.Envelope)
 		}
 	}

@@ -81,3 +81,28 @@ FROM stem_record WHERE NOT json_valid(status) OR status ->> 'id' IS NOT id OR ou
 -- name: check-outboxes
 SELECT 'record ' || id || ': it has an outbox without an outcome, or expires with one'
 FROM stem_record WHERE outbox > 0 AND (outcome IS NULL OR expires > 0);
+
+-- name: check-locks
+SELECT 'lock ' || name || ': its token is ' || token FROM stem_lock WHERE token < 1 OR holder = '';
+
+-- name: check-schedules
+SELECT 'schedule ' || id || ': version ' || version || ', due at ' || next_due || ', looked at at ' || next_at || ', after ' || last_due
+FROM stem_schedule WHERE version < 1 OR (next_due = 0) <> (next_at = 0) OR next_due > 0 AND next_due <= last_due OR last_due > 0 AND records < 1;
+
+-- name: check-definitions
+SELECT 'schedule ' || id || ': its definition cannot be read' FROM stem_schedule WHERE NOT json_valid(definition);
+
+-- name: check-firings
+SELECT 'schedule ' || coalesce(s.id, f.schedule) || ': line ' || f.number || ' of its history is in slot ' || f.slot
+FROM stem_firing f LEFT JOIN stem_schedule s ON s.seq = f.schedule
+WHERE s.seq IS NULL OR f.slot <> f.number % 100 OR f.number >= s.records;
+
+-- name: check-pending
+SELECT 'schedule ' || s.id || ': its firing of ' || f.due || ' says that it is pending, and is not'
+FROM stem_firing f JOIN stem_schedule s ON s.seq = f.schedule
+WHERE f.outcome = 'pending' AND NOT EXISTS (SELECT 1 FROM stem_pending p WHERE p.schedule = s.id AND p.due = f.due);
+
+-- name: check-pending-rows
+SELECT 'pending firing ' || schedule || ' of ' || due || ': it cannot be read'
+FROM stem_pending WHERE NOT json_valid(record) OR NOT json_valid(rest) OR length(envelope) = 0
+	OR record ->> 'id' IS NOT schedule OR record ->> 'outcome' IS NOT 'pending';

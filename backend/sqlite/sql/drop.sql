@@ -12,3 +12,7 @@ DROP TABLE IF EXISTS stem_limit;
 DROP TABLE IF EXISTS stem_pause;
 DROP TABLE IF EXISTS stem_command;
 DROP TABLE IF EXISTS stem_reply;
+DROP TABLE IF EXISTS stem_lock;
+DROP TABLE IF EXISTS stem_schedule;
+DROP TABLE IF EXISTS stem_firing;
+DROP TABLE IF EXISTS stem_pending;
