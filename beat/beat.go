@@ -74,8 +74,11 @@ type Beat struct {
 // New makes a beat that fires the schedules of one store into a client's
 // broker. Client and store stay the caller's.
 func New(client *stem.Client, schedules store.Schedules, locks store.Locks, o Options) (*Beat, error) {
-	if client == nil || schedules == nil || locks == nil {
-		return nil, fmt.Errorf("beat: it needs a client, and a store that keeps schedules: %w", broker.ErrUnsupported)
+	if client == nil {
+		return nil, errors.New("beat: no client")
+	}
+	if schedules == nil || locks == nil {
+		return nil, fmt.Errorf("beat: this store keeps no schedules: %w", broker.ErrUnsupported)
 	}
 	if o.ID == "" {
 		o.ID = newID()

@@ -85,7 +85,7 @@ func (s *session) newBeat(client *stem.Client, x *side, id string, known *knownT
 	}
 	b, err := beat.New(client, s.backend.Schedules(), s.backend.Locks(), o)
 	if errors.Is(err, broker.ErrUnsupported) {
-		return nil, fail(ExitRefused, "%s keeps no schedules: %w", s.where(), err).hinted("Name another store with --schedules")
+		return nil, fail(ExitRefused, "%s: %w", s.where(), err).hinted("Name another store with --schedules")
 	}
 	if err != nil {
 		return nil, usage("%w", err)

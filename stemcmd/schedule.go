@@ -37,7 +37,7 @@ func (s *session) book(ctx context.Context, mustExist bool) (*beat.Book, error) 
 	}
 	b, err := beat.NewBook(client, s.backend.Schedules(), s.backend.Locks(), known.tasks...)
 	if errors.Is(err, broker.ErrUnsupported) {
-		return nil, fail(ExitRefused, "%s keeps no schedules: %w", s.where(), err).hinted("Name another store with --schedules")
+		return nil, fail(ExitRefused, "%s: %w", s.where(), err).hinted("Name another store with --schedules")
 	}
 	return b, err
 }
