@@ -123,6 +123,12 @@ func workVariables() []Variable {
 			Meaning: "how often a worker says that it lives", Form: "a duration of 1s or more, such as 10s",
 			set: func(c *Config, v string) bool { return duration(v, time.Second, &c.HeartbeatInterval) },
 		}, {
+			Name: "STEM_CONTROL_TIMEOUT", Default: "5s",
+			Meaning: "how long a command waits for the replies of workers", Form: "a duration from 100ms to 1m, such as 5s",
+			set: func(c *Config, v string) bool {
+				return duration(v, 100*time.Millisecond, &c.ControlTimeout) && c.ControlTimeout <= time.Minute
+			},
+		}, {
 			Name: "STEM_TASKS_CONFIG", Flag: "tasks", Default: "none",
 			Meaning: "path of the tasks file", Form: "the path of a file",
 			set: func(c *Config, v string) bool { c.TasksFile = v; return true },
@@ -191,7 +197,6 @@ func laterVariables() []Variable {
 		row("retention of dead letters", "0 (for ever)", "how long dead letters are kept", "STEM_DEAD_LETTER_TTL"),
 		row("broadcasts", "none", "broadcast channels that a worker hears", "STEM_WORKER_BROADCASTS"),
 		row("worker multi", "none", "command line that stem worker multi starts", "STEM_WORKER_COMMAND"),
-		row("remote control of workers", "5s", "wait for workers' replies", "STEM_CONTROL_TIMEOUT"),
 		row("routing", "none", "path of the routing file", "STEM_ROUTING_CONFIG"),
 		row("signing: envelopes are NOT signed, nor signatures checked", "none", "signatures of envelopes",
 			"STEM_SIGNING_KEYS", "STEM_SIGNING_ACTIVE_KEY", "STEM_SIGNING_ALGORITHM",
@@ -226,6 +231,7 @@ type Config struct {
 	Retention   time.Duration // task.Forever: for ever
 
 	HeartbeatInterval time.Duration
+	ControlTimeout    time.Duration // for the replies of workers
 
 	TasksFile string // "": none
 	APITokens string // for httpapi.ParseTokens; "": none
@@ -242,7 +248,7 @@ func defaults() Config {
 	return Config{
 		Namespace: DefaultNamespace, DefaultQueue: DefaultQueue,
 		Concurrency: 4 * runtime.GOMAXPROCS(0), MaxRetries: 3, Lease: broker.DefaultLease, Retention: 24 * time.Hour,
-		HeartbeatInterval: 10 * time.Second,
+		HeartbeatInterval: 10 * time.Second, ControlTimeout: 5 * time.Second,
 	}
 }
 

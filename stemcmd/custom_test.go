@@ -133,7 +133,7 @@ func TestCustomBroker(t *testing.T) {
 		t.Errorf("status after the replay: %+v", status)
 	}
 	p.run(0, "dlq", "purge", "--queue", "failing", "--yes")
-	if out, _ = p.run(0, "queue", "ls", "failing", "--output", "jsonl"); !strings.Contains(out, `"ready":1,"delayed":0,"leased":0,"dead":0`) {
+	if out, _ = p.run(0, "queue", "ls", "failing", "--output", "jsonl"); !strings.Contains(out, `"ready":1,"delayed":0,"due":0,"leased":0,"dead":0`) {
 		t.Errorf("queue ls: %q", out)
 	}
 	p.run(0, "queue", "purge", "failing", "--yes")

@@ -10,7 +10,7 @@ import (
 
 // newLogger makes the logger: JSON, or text for people on a terminal, unless
 // format says which.
-func newLogger(w io.Writer, level slog.Level, format string, colour, terminal bool) *slog.Logger {
+func newLogger(w io.Writer, level slog.Leveler, format string, colour, terminal bool) *slog.Logger {
 	if format == "text" || format == "" && terminal {
 		return slog.New(tint.NewTextHandler(w, &tint.Options{Level: level, NoColor: !colour, TimeFormat: time.TimeOnly + ".000"}))
 	}

@@ -2,14 +2,18 @@ package stemcmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/stemjobs/stem/broker"
 )
 
 func (s *session) observeCommand() *cobra.Command {
-	return group("observe", "Reports what goes on, once or again and again", s.observeSchedulesCommand())
+	return group("observe", "Reports what goes on, once or again and again",
+		s.observeQueuesCommand(), s.observeWorkersCommand(), s.observeDeadCommand(), s.observeTasksCommand(), s.observeSchedulesCommand())
 }
 
 // watchFlags are those of a report that can be repeated.
@@ -52,7 +56,8 @@ const (
 	clearScreen = "\x1b[H\x1b[2J"
 )
 
-// repeat reports until ctx ends, or nobody reads any more.
+// repeat reports until ctx ends, or nobody reads any more. While the store is
+// away, once it was there, that is told, and it is tried again.
 func (s *session) repeat(ctx context.Context, f *watchFlags, report func(context.Context) error) error {
 	every := time.Duration(f.every)
 	if every <= 0 {
@@ -60,11 +65,17 @@ func (s *session) repeat(ctx context.Context, f *watchFlags, report func(context
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	for {
+	for first := true; ; first = false {
 		if isTerminal(s.p.Stdout) && (s.flags.output == asTable || s.flags.output == asWide) {
 			fmt.Fprint(s.stdout, clearScreen)
 		}
-		if err := report(ctx); err != nil || s.stdout.gone.Load() {
+		err := report(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil && !first && errors.Is(err, broker.ErrUnavailable):
+			s.note("%v; trying again", err)
+		case err != nil || s.stdout.gone.Load():
 			return err
 		}
 		select {

@@ -16,7 +16,8 @@ import (
 )
 
 func (s *session) queueCommand() *cobra.Command {
-	c := group("queue", "Looks at queues, and empties them", s.queueListCommand(), s.queuePurgeCommand())
+	c := group("queue", "Looks at queues, pauses and empties them",
+		s.queueListCommand(), s.queuePauseCommand(), s.queueResumeCommand(), s.queuePurgeCommand(), s.queueDrainCommand())
 	c.Aliases = []string{"queues"}
 	return c
 }
@@ -30,6 +31,10 @@ type queueInfo struct {
 	Leased           int     `json:"leased"`
 	Dead             int     `json:"dead"`
 	OldestAgeSeconds float64 `json:"oldestAgeSeconds"`
+}
+
+func queueInfoOf(q *broker.QueueInfo) queueInfo {
+	return queueInfo{q.Name, q.Ready, q.Delayed, q.Due, q.Leased, q.Dead, q.Oldest.Round(time.Millisecond).Seconds()}
 }
 
 func (s *session) queueListCommand() *cobra.Command {
@@ -85,7 +90,7 @@ func queueView() view[broker.QueueInfo] {
 		},
 		name: func(q *row) string { return q.Name },
 		json: func(q *row) any {
-			return queueInfo{q.Name, q.Ready, q.Delayed, q.Due, q.Leased, q.Dead, q.Oldest.Round(time.Millisecond).Seconds()}
+			return queueInfoOf(q)
 		},
 		empty: "no queue holds anything",
 	}

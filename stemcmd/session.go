@@ -30,6 +30,7 @@ type session struct {
 	cmd   *cobra.Command // that runs
 	conf  *connect.Loaded
 	log   *slog.Logger
+	level slog.LevelVar // of log: a command may change a worker's
 
 	backend *connect.Backend // of open; nil: nothing is open
 	closers []func() error   // of what was opened, in order
@@ -131,7 +132,8 @@ func (s *session) load(cmd *cobra.Command) error {
 	if conf.Config.LogLevelSet || isService(cmd) {
 		level = conf.Config.LogLevel
 	}
-	s.log = newLogger(s.stderr, level, conf.Config.LogFormat, s.colour(s.p.Stderr), isTerminal(s.p.Stderr))
+	s.level.Set(level)
+	s.log = newLogger(s.stderr, &s.level, conf.Config.LogFormat, s.colour(s.p.Stderr), isTerminal(s.p.Stderr))
 	return nil
 }
 

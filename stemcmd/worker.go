@@ -18,7 +18,10 @@ import (
 )
 
 func (s *session) workerCommand() *cobra.Command {
-	c := group("worker", "Executes tasks", s.workerRunCommand())
+	c := group("worker", "Executes tasks; asks workers, and tells them what to do",
+		s.workerRunCommand(), s.workerStatusCommand(), s.workerPingCommand(), s.workerInspectCommand(), s.workerStatsCommand(),
+		s.workerRevokeCommand(), s.workerPauseCommand(), s.workerResumeCommand(), s.workerShutdownCommand(), s.workerScaleCommand(),
+		s.workerLogLevelCommand())
 	c.Aliases = []string{"workers"}
 	return c
 }
@@ -120,6 +123,9 @@ func (s *session) workerOptions(f *workerFlags, known *knownTasks) (stem.WorkerO
 		o.SoftGrace = min(softGrace, o.Grace/2)
 	}
 	choose(&o.ID, f.id, f.id != "")
+	if o.Logger == nil && s.app.Client.Logger == nil {
+		o.LogLevel = &s.level
+	}
 	if o.Version == "" {
 		o.Version = s.describeBuild().Version
 	}

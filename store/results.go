@@ -106,6 +106,7 @@ type Heartbeat struct {
 	Version   string    `json:"version"`
 	StartedAt time.Time `json:"startedAt"`
 	At        time.Time `json:"at"`
+	Interval  int64     `json:"intervalMs"` // until the next is due
 	Queues    []string  `json:"queues"`
 
 	Isolates Isolates     `json:"isolates"`

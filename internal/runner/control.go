@@ -139,9 +139,11 @@ const replyTimeout = 5 * time.Second
 
 // command does what is asked, and replies.
 func (r *Runner) command(ctx context.Context, l store.Commands, c store.Command) {
-	if c.Kind != KindPing {
-		r.log.Info("command received", "command", c.Kind, "command_id", c.ID, "args", string(c.Args))
+	level := slog.LevelInfo
+	if c.Kind == KindPing || c.Kind == KindInspect || c.Kind == KindStats {
+		level = slog.LevelDebug // they change nothing
 	}
+	r.log.Log(ctx, level, "command received", "command", c.Kind, "command_id", c.ID, "args", string(c.Args))
 	reply := store.Reply{Command: c.ID}
 	answer, after, err := r.answer(c)
 	if err == nil && answer != nil {

@@ -31,7 +31,7 @@ func newGauges(m measure.Meter, worker string) gauges {
 func (r *Runner) Snapshot() store.Heartbeat {
 	h := store.Heartbeat{
 		Worker: r.cfg.ID, Host: r.host, PID: os.Getpid(), Version: r.cfg.Version,
-		StartedAt: r.born.Round(0).UTC(), At: time.Now().Round(0).UTC(), Queues: r.queueNames(),
+		StartedAt: r.born.Round(0).UTC(), At: time.Now().Round(0).UTC(), Queues: r.queueNames(), Interval: r.cfg.HeartbeatInterval.Milliseconds(),
 		Succeeded: r.counts.succeeded.Load(), Failed: r.counts.failed.Load(), Retried: r.counts.retried.Load(),
 	}
 	if ms := r.renewedAt.Load(); ms > 0 {
