@@ -20,6 +20,7 @@ type rig struct {
 	book      *beat.Book
 	schedules store.Schedules
 	locks     store.Locks
+	began     time.Time
 }
 
 // newRig makes one; apart keeps the schedules in another store than the tasks.
@@ -36,7 +37,7 @@ func newRig(t *testing.T, apart bool) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{t: t, client: client, schedules: where.Schedules(), locks: where.Locks()}
+	r := &rig{t: t, client: client, schedules: where.Schedules(), locks: where.Locks(), began: time.Now()}
 	if r.book, err = beat.NewBook(client, r.schedules, r.locks); err != nil {
 		t.Fatal(err)
 	}
