@@ -54,14 +54,15 @@ type workerArgs struct {
 }
 
 func TestMain(m *testing.M) {
-	if os.Getenv(roleEnv) == "worker" {
-		if err := workerMain(); err != nil {
-			fmt.Fprintln(os.Stderr, "worker:", err)
-			os.Exit(1)
-		}
-		return
+	role := os.Getenv(roleEnv)
+	mains := map[string]func() error{"worker": workerMain, "api": apiMain, "puller": pullerMain}
+	if mains[role] == nil {
+		os.Exit(m.Run())
 	}
-	os.Exit(m.Run())
+	if err := mains[role](); err != nil {
+		fmt.Fprintln(os.Stderr, role+":", err)
+		os.Exit(1)
+	}
 }
 
 // full reports whether the long form of the tests is asked for (make chaos).
@@ -216,14 +217,23 @@ var processNumber = func() func() int { // distinct names over a test run
 
 func startWorker(t *testing.T, dir string, args workerArgs) *process {
 	t.Helper()
+	return startRole(t, "worker", dir, args, nil)
+}
+
+// startRole starts a process of that role; its standard output goes to out.
+func startRole(t *testing.T, role, dir string, args workerArgs, out *os.File) *process {
+	t.Helper()
 	args.Name += "-" + strconv.Itoa(processNumber())
 	raw, err := json.Marshal(args)
 	if err != nil {
 		t.Fatal(err)
 	}
 	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), roleEnv+"=worker", dirEnv+"="+dir, argsEnv+"="+string(raw))
+	cmd.Env = append(os.Environ(), roleEnv+"="+role, dirEnv+"="+dir, argsEnv+"="+string(raw))
 	cmd.Stderr = os.Stderr
+	if out != nil {
+		cmd.Stdout = out
+	}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
