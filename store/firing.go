@@ -226,9 +226,14 @@ func (s *Schedule) Mark(r *FireRecord) {
 	}
 }
 
-// ByHand is the record of a run by hand as it is stored now.
+// ByHand is the record of a run by hand as it is stored now, which is when it was
+// due unless it says otherwise.
 func (r FireRecord) ByHand(id string, now time.Time) FireRecord {
+	if r.Due.IsZero() {
+		r.Due = now
+	}
 	r.ID, r.Due, r.Fired, r.Error = id, moment(r.Due), happened(now), short(r.Error)
+	r.Drift = r.Fired.Sub(r.Due.Add(r.Jitter))
 	return r
 }
 

@@ -68,8 +68,14 @@ func byHand(p *planner) {
 		p.Errorf("a run by hand moved a mark: %+v, before %+v", s, before)
 	}
 	p.refused("a run by hand of a stale version", store.ErrConflict, c)
-	if h := p.history("a"); h[1].Outcome == store.OutcomeManual {
-		p.Errorf("a change that was refused left its record: %+v", h[1])
+	again := changed(p.get("a"))
+	again.Record = &store.FireRecord{Outcome: store.OutcomeManual, Task: "again"}
+	p.apply(again)
+	if r := p.history("a")[0]; r.Task != "again" || r.Fired.Sub(r.Due) < 0 || r.Fired.Sub(r.Due) > second || r.Drift != r.Fired.Sub(r.Due) {
+		p.Errorf("the record of a run by hand that says no moment: got %+v", r)
+	}
+	if h := p.history("a"); h[2].Outcome == store.OutcomeManual {
+		p.Errorf("a change that was refused left its record: %+v", h[2])
 	}
 }
 
