@@ -35,18 +35,28 @@ type consumer struct {
 
 	mu     sync.Mutex
 	parts  []presence
-	held   map[string]int64 // epochs by id
-	waited bool             // the last thing it did was a Wait that nobody ended
-	hungry bool             // its last exchange had room for more
+	held   map[string]holding // by id
+	waited bool               // the last thing it did was a Wait that nobody ended
+	hungry bool               // its last exchange had room for more
 	ended  bool
+}
+
+// holding is what a consumer remembers of a delivery until it is settled.
+type holding struct {
+	epoch int64
+	value string // the task's, where an ended one keeps it as it is; else empty
 }
 
 // presence is what a consumer knows of itself in one partition.
 type presence struct {
 	waits  bool      // it is registered there as waiting
 	called bool      // it was called from there since
-	lookAt time.Time // others keep the time until then
+	lookAt time.Time // until then it need not look
+	keeps  bool      // it is one of those who keep the time
 }
+
+// keeperLooks is how often those look who keep the time for all.
+const keeperLooks = time.Second
 
 // Open implements broker.Broker.
 func (b *redisBroker) Open(ctx context.Context, s broker.Subscription) (broker.Consumer, error) {
@@ -63,7 +73,7 @@ func (b *redisBroker) Open(ctx context.Context, s broker.Subscription) (broker.C
 	c := &consumer{
 		b: b, db: b.db, sub: s, worker: escape(s.Worker), lease: strconv.FormatInt(ceilMillis(s.Lease), 10),
 		queues: strings.Join(s.Queues, ","), token: make(chan struct{}, 1), closed: make(chan struct{}),
-		parts: make([]presence, len(b.db.tags)), held: make(map[string]int64), hungry: true,
+		parts: make([]presence, len(b.db.tags)), held: make(map[string]holding), hungry: true,
 	}
 	if err := b.db.hub.open(ctx, c); err != nil {
 		return nil, fmt.Errorf("open consumer: %w", err)
@@ -113,12 +123,18 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 	if len(done) == 0 && len(live) == 0 && want.Count > 0 && c.restful() {
 		return broker.Batch{Next: c.untilLook()}, nil
 	}
-	x.items, x.renewals, x.batch.Settled, x.batch.Renewed = c.db.prepareAll(done, live)
+	x.items, x.renewals, x.batch.Settled, x.batch.Renewed = c.prepare(done, live)
 	if err := x.run(ctx); err != nil {
 		return broker.Batch{}, fmt.Errorf("exchange: %w", err)
 	}
-	c.remember(done, &x.batch, want.Count > 0 && x.left > 0 && !x.batch.More)
+	c.remember(done, x, want.Count > 0 && x.left > 0 && !x.batch.More)
 	return x.batch, nil
+}
+
+func (c *consumer) prepare(done []broker.Settlement, live []broker.Renewal) (items []settlement, renewals [][]string, settled, renewed []error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.db.prepareAll(done, live, c.held)
 }
 
 // restful reports whether a look can be left to others: it waits everywhere,
@@ -132,7 +148,7 @@ func (c *consumer) restful() bool {
 	now := time.Now()
 	for i := range c.parts {
 		p := &c.parts[i]
-		if !p.waits || p.called || !now.Before(p.lookAt) {
+		if !p.waits || p.called || p.keeps || !now.Before(p.lookAt) {
 			return false
 		}
 	}
@@ -144,22 +160,25 @@ func (c *consumer) untilLook() time.Duration {
 	defer c.mu.Unlock()
 	next := time.Minute
 	for i := range c.parts {
-		next = min(next, time.Until(c.parts[i].lookAt))
+		if p := &c.parts[i]; p.waits {
+			next = min(next, time.Until(p.lookAt))
+		}
 	}
 	return max(next, time.Millisecond)
 }
 
 // remember notes what the consumer holds now.
-func (c *consumer) remember(done []broker.Settlement, b *broker.Batch, hungry bool) {
+func (c *consumer) remember(done []broker.Settlement, x *exchange, hungry bool) {
+	b := &x.batch
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.waited, c.hungry = false, hungry
 	c.forgetLocked(done)
 	for i := range b.Deliveries {
-		c.held[b.Deliveries[i].Receipt.ID] = b.Deliveries[i].Receipt.Epoch
+		c.held[b.Deliveries[i].Receipt.ID] = holding{b.Deliveries[i].Receipt.Epoch, x.values[i]}
 	}
 	for i := range b.Revoked { // of what it holds still
-		if c.held[b.Revoked[i].Receipt.ID] != b.Revoked[i].Receipt.Epoch {
+		if c.held[b.Revoked[i].Receipt.ID].epoch != b.Revoked[i].Receipt.Epoch {
 			b.Revoked[i].Receipt.ID = ""
 		}
 	}
@@ -176,7 +195,7 @@ func (c *consumer) forget(done []broker.Settlement) {
 func (c *consumer) forgetLocked(done []broker.Settlement) {
 	for i := range done {
 		r := &done[i].Receipt
-		if epoch, ok := c.held[r.ID]; ok && epoch <= r.Epoch {
+		if h, ok := c.held[r.ID]; ok && h.epoch <= r.Epoch {
 			delete(c.held, r.ID)
 		}
 	}
@@ -236,7 +255,7 @@ func (c *consumer) Wait(ctx context.Context, atMost time.Duration) error {
 	if work, err := c.register(ctx); work || err != nil {
 		return err
 	}
-	timer := time.NewTimer(atMost)
+	timer := time.NewTimer(min(atMost, max(c.untilLook(), time.Millisecond)))
 	defer timer.Stop()
 	select {
 	case <-c.token:
@@ -248,9 +267,25 @@ func (c *consumer) Wait(ctx context.Context, atMost time.Duration) error {
 		c.mu.Unlock()
 		return nil
 	case <-ctx.Done():
+		c.giveUp()
 		return ctx.Err()
 	case <-c.closed:
 		return broker.ErrClosed
+	}
+}
+
+// giveUp is for a wait that was ended: nobody listens to calls any more.
+func (c *consumer) giveUp() {
+	c.mu.Lock()
+	waits := slices.ContainsFunc(c.parts, func(p presence) bool { return p.waits || p.called })
+	c.mu.Unlock()
+	if !waits {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
+	defer cancel()
+	if err := c.leave(ctx, false); err != nil {
+		c.db.log.Debug("end a wait", "worker", c.sub.Worker, "error", err)
 	}
 }
 
@@ -290,7 +325,8 @@ func (c *consumer) note(partition int, a *answer) {
 	p := &c.parts[partition]
 	p.waits = a.patience >= 0
 	p.called = false
-	p.lookAt = time.Now().Add(a.patience)
+	p.lookAt = time.Now().Add(max(a.patience, keeperLooks))
+	p.keeps = a.patience == 0
 }
 
 // Close implements broker.Consumer. A second call returns broker.ErrClosed.
@@ -301,28 +337,39 @@ func (c *consumer) Close(ctx context.Context) error {
 	if c.b.check(context.Background()) != nil {
 		return nil
 	}
-	if err := c.leave(ctx); err != nil {
+	if err := c.leave(ctx, true); err != nil {
 		return fmt.Errorf("close consumer: %w", err)
 	}
 	return nil
 }
 
-// leave gives back what the consumer holds, and takes it off the lists.
-func (c *consumer) leave(ctx context.Context) error {
-	called := "0"
-	if c.takeCall() {
-		called = "1"
-	}
+// leave takes the consumer off those who wait, and lets another have a call that
+// it does not answer. For good, it gives back what it holds.
+func (c *consumer) leave(ctx context.Context, forGood bool) error {
+	called := c.takeCall()
 	c.mu.Lock()
 	calls := make([]call, len(c.db.tags))
 	for i := range calls {
-		calls[i] = call{c.db.scripts.close, i, []string{c.name, c.queues, called}}
+		p := &c.parts[i]
+		calls[i] = call{c.db.scripts.close, i, []string{c.name, c.queues, "0", "0"}}
+		switch {
+		case called:
+			calls[i].args[2] = "2"
+		case p.waits:
+			calls[i].args[2] = "1"
+		}
+		if forGood {
+			calls[i].args[3] = "1"
+		}
+		p.waits = false
 	}
-	for id, epoch := range c.held {
-		k := &calls[c.db.partition(id)]
-		k.args = append(k.args, id, strconv.FormatInt(epoch, 10))
+	if forGood {
+		for id, h := range c.held {
+			k := &calls[c.db.partition(id)]
+			k.args = append(k.args, id, strconv.FormatInt(h.epoch, 10))
+		}
+		c.held = nil
 	}
-	c.held = nil
 	c.mu.Unlock()
 	_, errs := c.db.runAll(ctx, calls)
 	for _, err := range errs {

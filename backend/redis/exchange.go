@@ -39,6 +39,7 @@ type answer struct {
 	settled, renewed string
 	revoked          []broker.Revoked
 	deliveries       []broker.Delivery
+	values           []string      // of the deliveries; see holding
 	next             time.Duration // -1: nothing is to come
 	more             bool
 	patience         time.Duration // others keep the time for so long; below 0: it does not wait there
@@ -136,7 +137,7 @@ func (a *answer) read(m *rueidis.RedisMessage, q *ask) error {
 	if len(list) == 8 {
 		return nil
 	}
-	a.deliveries = make([]broker.Delivery, 0, len(list)/3-2)
+	a.deliveries, a.values = make([]broker.Delivery, 0, len(list)/3-2), make([]string, 0, len(list)/3-2)
 	for i := 8; i < len(list); i += 3 {
 		if err := a.delivery(list[i:i+3], epoch, q.sel); err != nil {
 			return err
@@ -145,6 +146,10 @@ func (a *answer) read(m *rueidis.RedisMessage, q *ask) error {
 	}
 	return nil
 }
+
+// keepWhole is up to which size an ended task keeps its value whole; see trim in
+// lua/common.lua.
+const keepWhole = 1500
 
 // delivery adds one delivery: its id, value, and run record.
 func (a *answer) delivery(m []rueidis.RedisMessage, epoch int64, sel *selection) error {
@@ -189,6 +194,10 @@ func (a *answer) delivery(m []rueidis.RedisMessage, epoch int64, sel *selection)
 		d.Envelope = &task.Envelope{ID: id}
 	}
 	a.deliveries = append(a.deliveries, d)
+	if line != "" || p.flag != 0 || len(v) > keepWhole || d.Malformed != nil {
+		v = ""
+	}
+	a.values = append(a.values, v)
 	return nil
 }
 
@@ -227,7 +236,7 @@ func verdicts(letters string, at []int, errs []error) {
 
 // settleAndRenew settles and renews without a consumer.
 func (db *DB) settleAndRenew(ctx context.Context, done []broker.Settlement, live []broker.Renewal) (settled, renewed []error, err error) {
-	items, renewals, settled, renewed := db.prepareAll(done, live)
+	items, renewals, settled, renewed := db.prepareAll(done, live, nil)
 	for _, asks := range db.asks(items, live, renewed) {
 		answers, err := db.exchanges(ctx, asks, items, live, renewals)
 		if err != nil {
@@ -243,10 +252,15 @@ func (db *DB) settleAndRenew(ctx context.Context, done []broker.Settlement, live
 
 // prepareAll makes the arguments of settlements and renewals, and the slices
 // for their answers, which have the errors of those that are refused.
-func (db *DB) prepareAll(done []broker.Settlement, live []broker.Renewal) (items []settlement, renewals [][]string, settled, renewed []error) {
+func (db *DB) prepareAll(done []broker.Settlement, live []broker.Renewal, held map[string]holding) (items []settlement, renewals [][]string, settled, renewed []error) {
+	now := db.clock()
 	items, settled = make([]settlement, len(done)), make([]error, len(done))
 	for i := range done {
-		items[i] = newSettlement(&done[i])
+		value := ""
+		if h := held[done[i].Receipt.ID]; h.epoch == done[i].Receipt.Epoch {
+			value = h.value
+		}
+		items[i] = newSettlement(&done[i], value, now)
 		settled[i] = items[i].refused
 	}
 	renewals, renewed = make([][]string, len(live)), make([]error, len(live))

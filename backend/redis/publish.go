@@ -49,9 +49,9 @@ func encode(e *task.Envelope) ([]byte, error) {
 
 // appendPublication appends the arguments of one publication; see publish in
 // lua/common.lua.
-func appendPublication(args []string, e *task.Envelope, data []byte, claims []broker.Claim) []string {
+func appendPublication(args []string, e *task.Envelope, data []byte, claims []broker.Claim, now int64) []string {
 	line := e.Queue + ":" + strconv.Itoa(e.Priority)
-	args = append(args, e.ID, line, rueidis.BinaryString(body(e, data)))
+	args = append(args, e.ID, line, rueidis.BinaryString(newValue(e, data, now)))
 	flag := 0
 	if e.VisibilityTimeout > 0 || e.Attempt > 0 {
 		flag = flagUnusual
@@ -83,6 +83,7 @@ func (b *redisBroker) Publish(ctx context.Context, batch []broker.Publication) (
 		p := b.db.partition(batch[i].Envelope.ID)
 		parts[p] = append(parts[p], i)
 	}
+	now := b.db.clock()
 	var calls []call
 	for p, items := range parts {
 		if len(items) == 0 {
@@ -90,7 +91,7 @@ func (b *redisBroker) Publish(ctx context.Context, batch []broker.Publication) (
 		}
 		args := make([]string, 0, 4*len(items))
 		for _, i := range items {
-			args = appendPublication(args, batch[i].Envelope, data[i], batch[i].Claims)
+			args = appendPublication(args, batch[i].Envelope, data[i], batch[i].Claims, now)
 		}
 		calls = append(calls, call{b.db.scripts.publish, p, args})
 	}

@@ -18,10 +18,11 @@ type exchange struct {
 	want     broker.Want
 	order    string
 
-	left  int // deliveries that are still wanted
-	bytes int // that are still wanted; 0: no bound
-	batch broker.Batch
-	next  time.Duration // the earliest; -1: none yet
+	left   int // deliveries that are still wanted
+	bytes  int // that are still wanted; 0: no bound
+	batch  broker.Batch
+	values []string      // of its deliveries
+	next   time.Duration // the earliest; -1: none yet
 }
 
 func (x *exchange) run(ctx context.Context) error {
@@ -46,6 +47,9 @@ func (x *exchange) run(ctx context.Context) error {
 	}
 	if x.next >= 0 {
 		x.batch.Next = max(x.next, 100*time.Microsecond)
+	}
+	if n := x.c.untilLook(); x.batch.Next == 0 || x.batch.Next > n {
+		x.batch.Next = n
 	}
 	return nil
 }
@@ -112,6 +116,7 @@ func (x *exchange) send(ctx context.Context, asks []ask) error {
 		}
 		x.c.note(asks[i].partition, a)
 		x.batch.Deliveries = append(x.batch.Deliveries, a.deliveries...)
+		x.values = append(x.values, a.values...)
 		x.batch.Revoked = append(x.batch.Revoked, a.revoked...)
 		x.batch.More = x.batch.More || a.more
 		x.left -= len(a.deliveries)

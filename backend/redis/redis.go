@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"regexp"
 	"strconv"
 	"sync"
+	"time"
 
 	"github.com/redis/rueidis"
 
@@ -57,6 +59,7 @@ type DB struct {
 	scripts scripts
 	tags    []string // of the partitions: "{stem:0}"
 	hub     *hub
+	ahead   time.Duration // of the server's clock, when it was opened
 
 	closing sync.Once
 	closed  chan struct{}
@@ -119,6 +122,11 @@ func (db *DB) create(ctx context.Context) error {
 			return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, unavailable(err))
 		}
 	}
+	clock, err := db.client.Do(ctx, b.Time().Build()).AsIntSlice()
+	if err != nil || len(clock) != 2 {
+		return fmt.Errorf("open Redis: ask for the time: %w", unavailable(err))
+	}
+	db.ahead = time.Until(time.Unix(clock[0], clock[1]*1000))
 	meta, err := db.client.Do(ctx, b.Hgetall().Key(key).Build()).AsStrMap()
 	if err != nil {
 		return fmt.Errorf("open Redis: read %s: %w", key, unavailable(err))
@@ -137,9 +145,17 @@ func (db *DB) create(ctx context.Context) error {
 	db.tags = make([]string, n)
 	for i := range db.tags {
 		db.tags[i] = db.tag(i)
+		// A member of more than 64 bytes keeps a small sorted set from becoming a
+		// list, in which each change costs the length of all.
+		err := db.client.Do(ctx, b.Zadd().Key(db.tags[i]+":lease").Nx().ScoreMember().ScoreMember(math.Inf(1), guard).Build()).Error()
+		if err != nil {
+			return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, unavailable(err))
+		}
 	}
 	return nil
 }
+
+const guard = "never-due:this-member-is-longer-than-64-bytes-so-that-the-set-is-no-list"
 
 // tag is the hash tag that begins every key of a partition.
 func (db *DB) tag(partition int) string {
@@ -178,6 +194,10 @@ func (db *DB) check(ctx context.Context) error {
 	}
 	return ctx.Err()
 }
+
+// clock is the server's time in ms, but for what the clocks drifted since. It says
+// how old a task is; nothing is decided by it.
+func (db *DB) clock() int64 { return time.Now().Add(db.ahead).UnixMilli() }
 
 // unavailable marks an error of the store or of the way to it. A cancelled
 // context stays what it is.

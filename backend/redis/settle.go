@@ -36,9 +36,10 @@ func kindOf(s task.State) byte {
 	}
 }
 
-// newSettlement makes a settlement's arguments; see settle_all and settle_slow
-// in lua/settle.lua.
-func newSettlement(s *broker.Settlement) settlement {
+// newSettlement makes a settlement's arguments; see settle_all, settle_plain and
+// settle_slow in lua/settle.lua. value is the task's, if it is known and an
+// ended task keeps it as it is.
+func newSettlement(s *broker.Settlement, value string, now int64) settlement {
 	o := &s.Outcome
 	v := settlement{id: s.Receipt.ID}
 	kind := kindOf(o.State)
@@ -54,18 +55,22 @@ func newSettlement(s *broker.Settlement) settlement {
 	if kind != kindReleased && kind != kindRetried {
 		end = rueidis.BinaryString(endBody(s))
 	}
+	plain := (kind == kindSucceeded || kind == kindCancelled) && o.Error == nil && len(s.Release)+len(s.Followups) == 0
+	if plain && value != "" && o.Keep > 0 {
+		end = string(rune(kind)) + "@" + end + value
+		kind -= 'a' - 'A'
+	}
 	v.args = append(make([]string, 0, 4), strconv.FormatInt(s.Receipt.Epoch, 10), string(rune(kind)), end)
-	plain := kind == kindSucceeded || kind == kindCancelled
-	if plain && o.Error == nil && len(s.Release)+len(s.Followups) == 0 {
+	if plain {
 		v.args = append(v.args, keep)
 		return v
 	}
-	v.refused = v.more(s, keep)
+	v.refused = v.more(s, keep, now)
 	return v
 }
 
 // more appends the rest of a settlement that is not plain.
-func (v *settlement) more(s *broker.Settlement, keep string) error {
+func (v *settlement) more(s *broker.Settlement, keep string, now int64) error {
 	o := &s.Outcome
 	reserved := 0
 	if o.Reserved && o.State == task.Queued {
@@ -92,7 +97,7 @@ func (v *settlement) more(s *broker.Settlement, keep string) error {
 		if err != nil {
 			return fmt.Errorf("follow-up %d: %w", i, err)
 		}
-		v.args = appendPublication(v.args, f.Envelope, data, f.Claims)
+		v.args = appendPublication(v.args, f.Envelope, data, f.Claims, now)
 	}
 	return nil
 }

@@ -209,11 +209,20 @@ func unescape(word string) string {
 	return name
 }
 
-// body is the part of a new value that the client makes: its head after the
-// server's time, and the envelope.
+// newValue is the value of a new task, at that moment by the server's clock.
+func newValue(e *task.Envelope, data []byte, now int64) []byte {
+	b := make([]byte, 0, len(data)+80+len(e.Queue))
+	b = append(appendPadded(append(b, kindLive, '@'), now, 13), ' ')
+	return appendBody(b, e, data)
+}
+
+// body is the part of a value after the moment at which it was stored.
 func body(e *task.Envelope, data []byte) []byte {
-	b := make([]byte, 0, len(data)+64+len(e.Queue))
-	b = fmt.Appendf(b, "%015d ", e.EnqueuedAt.UnixMilli())
+	return appendBody(make([]byte, 0, len(data)+64+len(e.Queue)), e, data)
+}
+
+func appendBody(b []byte, e *task.Envelope, data []byte) []byte {
+	b = append(appendPadded(b, e.EnqueuedAt.UnixMilli(), 15), ' ')
 	b = append(strconv.AppendInt(b, int64(e.Priority), 10), ' ')
 	b = append(append(b, e.Queue...), ' ')
 	b = append(strconv.AppendInt(b, ceilMillis(e.VisibilityTimeout), 10), ' ')
@@ -266,12 +275,7 @@ func (p *value) status(id string, r *run, errs []string, keptFor int64, now int6
 	if r != nil {
 		r.describe(&s)
 	}
-	for _, text := range errs {
-		var e task.Error
-		if json.Unmarshal([]byte(text), &e) == nil {
-			s.Errors = append(s.Errors, e)
-		}
-	}
+	s.Errors = parseErrors(errs)
 	if len(s.Errors) > 0 {
 		s.Error = &s.Errors[len(s.Errors)-1]
 	}
@@ -282,6 +286,17 @@ func (p *value) status(id string, r *run, errs []string, keptFor int64, now int6
 		}
 	}
 	return s
+}
+
+// parseErrors reads the errors of attempts, and leaves out what is none.
+func parseErrors(texts []string) (errs []task.Error) {
+	for _, text := range texts {
+		var e task.Error
+		if json.Unmarshal([]byte(text), &e) == nil {
+			errs = append(errs, e)
+		}
+	}
+	return errs
 }
 
 // describe writes what a run record says.
@@ -362,4 +377,13 @@ func keepMillis(d time.Duration) int64 {
 		return -1
 	}
 	return ceilMillis(d)
+}
+
+// appendPadded appends n with zeros before it to that many digits.
+func appendPadded(b []byte, n int64, digits int) []byte {
+	text := strconv.AppendInt(make([]byte, 0, 20), n, 10)
+	for range digits - len(text) {
+		b = append(b, '0')
+	}
+	return append(b, text...)
 }

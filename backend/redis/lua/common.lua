@@ -8,6 +8,7 @@ local call, P = redis.call, KEYS[1]
 local find, sub, match, gmatch, gsub, byte, char =
   string.find, string.sub, string.match, string.gmatch, string.gsub, string.byte, string.char
 local concat, unpack, tonumber, min, max, floor = table.concat, unpack, tonumber, math.min, math.max, math.floor
+local format = string.format
 local clock = call('TIME')
 local now = clock[1] * 1000 + floor(clock[2] / 1000)
 local TASK, RUN, LEASE, DUE, FILLED = P .. ':t:', P .. ':run', P .. ':lease', P .. ':due', P .. ':filled'
@@ -273,7 +274,7 @@ end
 local function cancel(id, v, r, reason, keep)
   end_claims(id, v)
   local outcome = '{"endedMs":' .. now .. ',"reason":' .. reason .. '}'
-  conclude(id, v, 'c', string.format('%07d', #outcome) .. outcome, r, keep)
+  conclude(id, v, 'c', format('%07d', #outcome) .. outcome, r, keep)
 end
 
 -- cancel_revoked ends a revoked task whose holder no longer holds it.
@@ -288,18 +289,25 @@ local function cancel_revoked(id, r)
 end
 
 -- publish stores the task whose arguments begin at ARGV[a]: id, QUEUE:PRIO, the
--- value after its first 15 bytes, and "" or "FLAG DUE CLAIMS" followed by a key
--- and a time for each claim. It returns what became of it, the holder of a
--- claim, and where the next one's arguments begin.
+-- value, and "" or "FLAG DUE CLAIMS" followed by a key and a time for each
+-- claim. It returns what became of it, the holder of a claim, and where the next
+-- one's arguments begin.
+--
+-- Lua hashes every byte of every string it makes, so a value is handed on as it
+-- came, wherever that can be.
 local days = {}
 
-local function journal(second, id)
+-- journal notes a task for List. ms is its enqueuedAt in fifteen digits; what
+-- is written is the last five of them and the id, so that List can put a list in
+-- order without reading its tasks.
+local function journal(ms, id)
+  local second = sub(ms, 1, 12)
   local list = days[second]
   if not list then
     list = {}
     days[second] = list
   end
-  list[#list + 1] = id
+  list[#list + 1] = sub(ms, 11) .. id
 end
 
 local function claimed(id, a, n)
@@ -330,10 +338,10 @@ local function claim(id, a, n)
 end
 
 local function publish(a)
-  local id, line, body, extra = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
+  local id, line, value, extra = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
   local queue, prio, later = sub(line, 1, -3), sub(line, -1), false
   if extra == '' then
-    if not call('SET', TASK .. id, 'w@' .. now .. ' ' .. body, 'NX') then return 'e', nil, a + 4 end
+    if not call('SET', TASK .. id, value, 'NX') then return 'e', nil, a + 4 end
   else
     local flag, due, n = match(extra, '^(%d+) (%d+) (%d+)$')
     local from = a + 4
@@ -348,9 +356,9 @@ local function publish(a)
       delay(queue, prio, id, due)
       if due < now + 1100 then call_keeper(queue) end
     end
-    call('SET', TASK .. id, 'w' .. char(64 + flag) .. now .. ' ' .. body)
+    call('SET', TASK .. id, 'w' .. char(64 + flag) .. sub(value, 3))
   end
-  journal(sub(body, 1, 12), id)
+  journal(sub(value, 17, 31), id)
   change(id)
   if not later then ready(queue, prio, id) end
   return 's', nil, a + 4
@@ -361,7 +369,7 @@ end
 local function write_journal()
   for second, ids in pairs(days) do
     local from = tonumber(second)
-    local name = string.format('m%012d', from - from % 60)
+    local name = format('m%012d', from - from % 60)
     if call('LLEN', P .. ':j:' .. name) >= 1000 then name = 's' .. second end
     local length = 0
     each(ids, function(...) length = call('RPUSH', P .. ':j:' .. name, ...) end)

@@ -22,7 +22,8 @@ end
 -- take_back makes ready what was leased until now, in its old place.
 local function take_back()
   local first = call('ZRANGE', LEASE, 0, 0, 'WITHSCORES')
-  if not first[1] or tonumber(first[2]) > now then return tonumber(first[2]) end
+  if not first[1] or first[2] == 'inf' then return nil end
+  if tonumber(first[2]) > now then return tonumber(first[2]) end
   local ids = call('ZRANGEBYSCORE', LEASE, '-inf', now, 'LIMIT', 0, 512)
   local lines = call('HMGET', RUN, unpack(ids))
   call('ZREM', LEASE, unpack(ids))
@@ -40,7 +41,8 @@ local function take_back()
       end
     end
   end
-  return tonumber(call('ZRANGE', LEASE, 0, 0, 'WITHSCORES')[2])
+  first = call('ZRANGE', LEASE, 0, 0, 'WITHSCORES')
+  if first[1] and first[2] ~= 'inf' then return tonumber(first[2]) end
 end
 
 -- What is taken: ids, values, run records of those that have one, and places of
@@ -193,7 +195,9 @@ local function lease(answer, holder, worker, length)
   local n = #taken
   if n == 0 then return 0 end
   local epoch = call('INCRBY', P .. ':epoch', n) - n
-  local fields, scores, tail, tail_of_queue = {}, {}, '', nil
+  local per_queue = {}
+  local fields, scores, tail, tail_of_queue, plain_end = {}, {}, '', nil, now + length
+  plain_end = format('%d', plain_end)
   for i = 1, n do
     local id, v, r, place, queue, prio = unpack(taken[i], 1, 6)
     epoch = epoch + 1
@@ -203,7 +207,8 @@ local function lease(answer, holder, worker, length)
         tail_of_queue = queue .. prio
         tail = ' ' .. prio .. ' ' .. queue .. ' ' .. length .. ' .h 0 0 0 0 ' .. now .. ' 0 0 0 ' .. holder .. ' ' .. worker .. ' '
       end
-      line, own = epoch .. ' ' .. epoch .. tail, length
+      local e = format('%d', epoch)
+      line = e .. ' ' .. e .. tail
     else
       r = r or record_of(v) or { 0, 0, prio, queue, 0, '.', 0, 0, 0, 0, 0, 0, 0, 0, '-', '-', '' }
       local asked = flagged(v, UNUSUAL) and select(3, head(v)) or '0'
@@ -216,12 +221,12 @@ local function lease(answer, holder, worker, length)
       line = concat(r, ' ')
     end
     fields[2 * i - 1], fields[2 * i] = id, line
-    scores[2 * i - 1], scores[2 * i] = now + own, id
-    answer[#answer + 1] = id
-    answer[#answer + 1] = v
-    answer[#answer + 1] = r and line or ''
-    count(queue .. ':l', 1)
+    scores[2 * i - 1], scores[2 * i] = own and now + own or plain_end, id
+    local at = 8 + 3 * i
+    answer[at - 2], answer[at - 1], answer[at] = id, v, r and line or ''
+    per_queue[queue] = (per_queue[queue] or 0) + 1
   end
+  for queue, n in pairs(per_queue) do count(queue .. ':l', n) end
   each(fields, function(...) call('HSET', RUN, ...) end)
   each(scores, function(...) call('ZADD', LEASE, ...) end)
   return epoch - n + 1

@@ -1,8 +1,9 @@
 -- Settlements and renewals, for exchange.lua.
 
--- outcomes remembers the run records that this script changed: false for one
--- whose task ended, or was given back.
-local current, gone_run, gone_lease = {}, {}, {}
+-- The run records that this script changed, false for those whose receipts are
+-- worthless now; the ids whose run records and leases go; how many ended of each
+-- queue.
+local current, gone_run, ended = {}, {}, {}
 
 local function unlease(id, r)
   if has(r, 'l') then
@@ -141,12 +142,13 @@ local function settle_slow(id, line, kind, body, extra, a)
   return a
 end
 
--- values reads the values of the tasks that a plain settlement ends.
+-- values reads the values of the tasks that plain settlements end which do not
+-- bring them along.
 local function values(from, n, a)
   local keys, at, vals = {}, {}, {}
   for i = 1, n do
     local extra = ARGV[a + 3]
-    if extra ~= '0' and not find(extra, ' ', 1, true) then
+    if extra ~= '0' and byte(ARGV[a + 1]) >= 97 then
       keys[#keys + 1] = TASK .. ARGV[from + i - 1]
       at[#at + 1] = i
     end
@@ -161,11 +163,18 @@ local function values(from, n, a)
 end
 
 -- settle_plain ends a task as succeeded or cancelled with nothing else to it.
+--
+-- A settlement of the consumer that has the task brings the value along, outcome
+-- in front, where that needs no more looking at: its kind is a capital letter.
 local function settle_plain(id, t, kind, body, keep, v)
   current[id] = false
   gone_run[#gone_run + 1] = id
-  count(t.queue .. ':l', -1)
+  ended[t.queue] = (ended[t.queue] or 0) + 1
   change(id)
+  if byte(kind) < 97 then
+    call('SET', TASK .. id, body, 'XX', 'PX', keep) -- if the server has not lost it
+    return
+  end
   v = v or call('GET', TASK .. id)
   if not v then return end
   local plain = byte(v, 2) % 8 < 2 -- neither errors nor claims
@@ -196,6 +205,9 @@ local function settle_all(lines, from, n, a)
     elseif t and t.plain then
       settle_plain(id, t, kind, body, extra, vals[i])
     elseif t then
+      if byte(kind) < 97 then
+        kind, body = char(byte(kind) + 32), sub(body, 3, 9 + tonumber(sub(body, 3, 9)))
+      end
       settle(id, parse(line), { kind = kind, body = body, keep = tonumber(extra), due = 0, attempt = 0,
         started = 0, worker = '', err = '' })
     end
@@ -244,6 +256,7 @@ local function renew_all(lines, from, n, a, skip)
 end
 
 local function write_gone()
+  for queue, n in pairs(ended) do count(queue .. ':l', -n) end
   each(gone_run, function(...)
     call('HDEL', RUN, ...)
     call('ZREM', LEASE, ...)
