@@ -11,6 +11,7 @@ import (
 
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/backend/memory"
+	"github.com/stemjobs/stem/beat"
 	"github.com/stemjobs/stem/httpapi"
 )
 
@@ -21,6 +22,7 @@ func FuzzRequests(f *testing.F) {
 		`{"name":"a","args":[1],"id":"x","priority":1,"in":"1s"}`, `{"tasks":[{"name":"a"}]}`, `{"queues":["a*"],"count":2}`,
 		`{"tasks":[{"receipt":"0.0.3~1~~x","outcome":"succeeded","result":{}}]}`, `{"filter":{"ids":["a"]},"dryRun":true}`, `{"confirm":true}`,
 		`{"name":"\u0061","onSuccess":[{"name":"b"}],"headers":{"a":"b"},"meta":{"a":null},"at":"2026-01-02T03:04:05Z"}`, `{"a":`, "\xff", `[[[]]]`,
+		`{"task":"a","spec":"every:1m"}`, `{"schedules":[{"id":"x","task":"a","spec":"@daily","misfire":{"policy":"all"}}],"prune":true,"confirm":true}`,
 	} {
 		for i := range httpapi.Table() {
 			f.Add(uint8(i), "x", "limit=1&cursor=1~x", []byte(body))
@@ -32,7 +34,11 @@ func FuzzRequests(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	server, err := httpapi.NewServer(client, httpapi.Options{})
+	book, err := beat.NewBook(client, db.Schedules(), db.Locks())
+	if err != nil {
+		f.Fatal(err)
+	}
+	server, err := httpapi.NewServer(client, httpapi.Options{Schedules: book})
 	if err != nil {
 		f.Fatal(err)
 	}

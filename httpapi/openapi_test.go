@@ -239,6 +239,7 @@ func TestDocument(t *testing.T) {
 	r.do("POST", "/v1/queues/default/purge", `{"confirm":true}`)
 	r.do("POST", "/v1/deadletters/replay", `{"filter":{"queue":"pull"},"dryRun":true}`)
 	r.do("POST", "/v1/deadletters/purge", `{"filter":{},"confirm":true,"limit":5}`)
+	exchangeSchedules(r)
 	r.work(echo())
 	echoed := r.enqueue(`{"name":"echo","args":1}`)
 	var s stem.Status

@@ -68,6 +68,7 @@ const (
 	requestTimeout      = "request-timeout"
 	taskExists          = "task-exists"
 	leaseLost           = "lease-lost"
+	conflict            = "conflict"
 	requestIDReused     = "request-id-reused"
 	tooLarge            = "too-large"
 	mediaType           = "unsupported-media-type"
@@ -95,6 +96,7 @@ func kinds() []kind {
 		{methodNotAllowed, 405, "The path does not take this method"},
 		{requestTimeout, 408, "The body did not arrive in time"},
 		{taskExists, 409, "A task with this id exists"},
+		{conflict, 409, "It was changed by somebody else"},
 		{leaseLost, 409, "The lease passed to another worker, or the task is settled"},
 		{requestIDReused, 409, "The requestId was used for another request"},
 		{tooLarge, 413, "The body or the task is too large"},
@@ -153,7 +155,9 @@ func problemOf(err error) *Problem {
 		slug = tooLarge
 	case errors.Is(err, task.ErrInvalid), errors.Is(err, encode.ErrUnknown):
 		slug = invalidArgument
-	case errors.Is(err, store.ErrNotFound), errors.Is(err, broker.ErrNotFound):
+	case errors.Is(err, store.ErrConflict):
+		slug = conflict
+	case errors.Is(err, store.ErrNotFound), errors.Is(err, broker.ErrNotFound), errors.Is(err, store.ErrNoSchedule):
 		slug = notFound
 	case errors.Is(err, broker.ErrLeaseLost):
 		slug = leaseLost

@@ -16,6 +16,7 @@ import (
 
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/backend/memory"
+	"github.com/stemjobs/stem/beat"
 	"github.com/stemjobs/stem/httpapi"
 )
 
@@ -54,6 +55,11 @@ func newRigOn(t testing.TB, b stem.Backend, o httpapi.Options) *rig {
 	client, err := stem.NewClient(b, stem.ClientOptions{})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if keeper, ok := b.(beat.Store); ok {
+		if o.Schedules, err = beat.NewBook(client, keeper.Schedules(), keeper.Locks(), o.Tasks...); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return serve(t, client, o)
 }
@@ -116,7 +122,7 @@ func (r *rig) do(method, path, body string, headers ...string) reply {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	if method == http.MethodPost {
+	if method == http.MethodPost || method == http.MethodPut {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	if r.token != "" {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/beat"
 	"github.com/stemjobs/stem/internal/runner"
 	"github.com/stemjobs/stem/measure"
 	"github.com/stemjobs/stem/task"
@@ -58,6 +59,10 @@ type Options struct {
 	// MaxDeliveries is how often a task is given to pullers, started, without
 	// coming to an end; then it is a dead letter; 0: 10.
 	MaxDeliveries int
+
+	// Schedules are those that the API shows and changes; nil: none, and their
+	// routes answer that they are not supported.
+	Schedules *beat.Book
 
 	Logger *slog.Logger  // one line for each request at info; nil: discards
 	Meter  measure.Meter // counts what pullers execute, as a worker counts; nil: measures nothing
