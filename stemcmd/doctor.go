@@ -60,7 +60,11 @@ func (s *session) doctor(ctx context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
-	found = append(found, deaf...)
+	return s.tellFindings(append(found, deaf...))
+}
+
+// tellFindings lists findings, and what to do about the bad ones.
+func (s *session) tellFindings(found []finding) error {
 	if _, err := list(s, findingView(), one(found)); err != nil {
 		return err
 	}

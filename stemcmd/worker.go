@@ -21,7 +21,7 @@ func (s *session) workerCommand() *cobra.Command {
 	c := group("worker", "Executes tasks; asks workers, and tells them what to do",
 		s.workerRunCommand(), s.workerStatusCommand(), s.workerPingCommand(), s.workerInspectCommand(), s.workerStatsCommand(),
 		s.workerRevokeCommand(), s.workerPauseCommand(), s.workerResumeCommand(), s.workerShutdownCommand(), s.workerScaleCommand(),
-		s.workerLogLevelCommand())
+		s.workerLogLevelCommand(), s.workerHealthcheckCommand(), s.workerDiagnoseCommand())
 	c.Aliases = []string{"workers"}
 	return c
 }
@@ -32,6 +32,7 @@ type workerFlags struct {
 	side   sideFlags
 	grace  duration
 	id     string
+	pid    string
 	beat   bool
 }
 
@@ -58,6 +59,7 @@ standard error: JSON, or text on a terminal.`,
 		Annotations: map[string]string{annotationService: "yes"},
 	}
 	f.add(c.Flags())
+	c.Flags().StringVar(&f.pid, "pid-file", "", "`FILE` to write the process id to, for as long as it runs")
 	c.Flags().BoolVar(&f.beat, "beat", false, "also fire schedules, as beat run does")
 	c.RunE = s.service(func(ctx context.Context, stop *stopper) error { return s.workerRun(ctx, stop, f) })
 	return c
@@ -188,6 +190,11 @@ func (s *session) workerRun(ctx context.Context, stop *stopper, f *workerFlags) 
 	if err != nil {
 		return err
 	}
+	removePID, err := writePID(f.pid)
+	if err != nil {
+		return err
+	}
+	defer removePID()
 	side, err := s.openSide(ctx, &f.side)
 	if err != nil {
 		return err
