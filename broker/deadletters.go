@@ -26,7 +26,7 @@ type DeadLetter struct {
 
 // MaxImportedEpoch bounds the epoch of a dead letter that is imported: what
 // follows it must never reach the end of the numbers.
-const MaxImportedEpoch = 1 << 53
+const MaxImportedEpoch = 1 << 44
 
 // Validate checks a dead letter that is to be imported, but for its size. The
 // error wraps task.ErrInvalid.

@@ -29,7 +29,7 @@ func (b *redisBroker) Capabilities() broker.Capabilities {
 		Summary: "Redis 6.2+ or Valkey, also with Sentinel and as a Cluster; durable as far as the server is.",
 		Powers: []broker.Power{
 			broker.PowerDurable, broker.PowerShared, broker.PowerPush, broker.PowerPriorities, broker.PowerDelays,
-			broker.PowerClaims, broker.PowerFollowups, broker.PowerRevoke, broker.PowerStatuses,
+			broker.PowerClaims, broker.PowerFollowups, broker.PowerRevoke, broker.PowerStatuses, broker.PowerImport, broker.PowerEdit,
 		},
 		MaxSize: task.DefaultMaxSize,
 	}

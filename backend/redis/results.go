@@ -110,6 +110,9 @@ func readStatus(m *rueidis.RedisMessage, id string, now int64) (store.Found, err
 	if err != nil {
 		return store.Found{}, err
 	}
+	if v != "" && v[0] == kindRecord {
+		return recordStatus(v)
+	}
 	p, err := parseValue(v)
 	if err != nil || p.hidden {
 		return store.Found{Err: store.ErrNotFound}, nil

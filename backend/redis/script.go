@@ -22,6 +22,10 @@ type script struct {
 // scripts are all of them. Each is common.lua and the files that it names.
 type scripts struct {
 	publish, exchange, close, revoke, purge, queues, get, watch *script
+
+	deadlist, deadreplay, deadpurge, deadimport *script
+
+	getrecords, setrecords, delete *script
 }
 
 func loadScripts() (scripts, error) {
@@ -38,6 +42,13 @@ func loadScripts() (scripts, error) {
 		{&s.queues, []string{"common", "queues"}},
 		{&s.get, []string{"common", "get"}},
 		{&s.watch, []string{"common", "watch"}},
+		{&s.deadlist, []string{"common", "deadlist"}},
+		{&s.deadreplay, []string{"common", "dead", "deadreplay"}},
+		{&s.deadpurge, []string{"common", "dead", "deadpurge"}},
+		{&s.deadimport, []string{"common", "deadimport"}},
+		{&s.getrecords, []string{"common", "getrecords"}},
+		{&s.setrecords, []string{"common", "setrecords"}},
+		{&s.delete, []string{"common", "dead", "delete"}},
 	} {
 		loaded, err := loadScript(part.files...)
 		if err != nil {

@@ -2,14 +2,16 @@
 --
 -- KEYS[1] the partition
 -- ARGV    ids
--- returns the server's time in ms, then for each: false, or { value, run record
+-- returns the server's time in ms, then for each: false, or { value (a record's,
+--         where the broker is another store), run record
 --         or "", ms that it is kept yet (-1: for ever), errors, oldest first }
 local out = { now }
 for i = 1, #ARGV do
   local id = ARGV[i]
   local v = call('GET', TASK .. id)
-  if not v then
-    out[i + 1] = false
+  if not v or byte(v) ~= 119 and floor(byte(v, 2) / 2) % 2 == 1 then
+    local record = call('GET', P .. ':s:' .. id)
+    out[i + 1] = record and { record, '', call('PTTL', P .. ':s:' .. id), {} } or false
   else
     out[i + 1] = { v, call('HGET', RUN, id) or '', call('PTTL', TASK .. id), call('LRANGE', P .. ':e:' .. id, 0, -1) }
   end

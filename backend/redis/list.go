@@ -1,0 +1,280 @@
+package redis
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/redis/rueidis"
+
+	"github.com/stemjobs/stem/store"
+)
+
+// The journal names what was enqueued when, in lists of a minute or a second:
+// see write_journal in lua/common.lua. A listing goes back through it, second by
+// second, puts each in order, and then reads the tasks. An entry whose task is
+// gone, or was enqueued again at another moment, is passed over.
+
+// ref is one entry of the journal.
+type ref struct {
+	at int64 // ms: enqueuedAt
+	id string
+}
+
+// newestFirst orders a listing.
+func newestFirst(a, b ref) int { return cmp.Or(cmp.Compare(b.at, a.at), strings.Compare(b.id, a.id)) }
+
+// journal goes back through one partition's.
+type journal struct {
+	db        *DB
+	partition int
+	since     int64 // ms: nothing before it
+	before    ref   // everything shown comes after it in the listing
+
+	minute int64    // the one being read, in ms
+	first  []ref    // of its own list, the newest first
+	names  []string // of its seconds, the newest first
+	read   []ref    // what is to be shown next, the newest first
+	end    bool     //
+}
+
+// next fills read with what comes next, unless the journal is at its end.
+func (j *journal) next(ctx context.Context) error {
+	for len(j.read) == 0 && !j.end {
+		if err := j.more(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j *journal) more(ctx context.Context) error {
+	switch {
+	case len(j.names) > 0:
+		name := j.names[0]
+		j.names = j.names[1:]
+		second, err := strconv.ParseInt(name[1:], 10, 64)
+		if err != nil {
+			return nil // nobody of Stem's named it
+		}
+		list, err := j.list(ctx, name, second*1000-second*1000%60000)
+		if err != nil {
+			return err
+		}
+		j.show(append(list, j.cut(second*1000)...))
+		return nil
+	case len(j.first) > 0:
+		j.show(j.cut(0))
+		return nil
+	default:
+		return j.turn(ctx)
+	}
+}
+
+// cut takes from the minute's own list what is not before a moment.
+func (j *journal) cut(from int64) []ref {
+	n := slices.IndexFunc(j.first, func(r ref) bool { return r.at < from })
+	if n < 0 {
+		n = len(j.first)
+	}
+	part := j.first[:n]
+	j.first = j.first[n:]
+	return part
+}
+
+// show puts in order what is to be shown, without what a page before had.
+func (j *journal) show(list []ref) {
+	list = slices.DeleteFunc(slices.Clone(list), func(r ref) bool {
+		return r.at < j.since || newestFirst(r, j.before) <= 0
+	})
+	slices.SortFunc(list, newestFirst)
+	j.read = slices.Compact(list)
+}
+
+// turn goes to the next minute that has anything.
+func (j *journal) turn(ctx context.Context) error {
+	key := j.db.tags[j.partition] + ":journal"
+	b := j.db.client.B()
+	newest := strconv.FormatInt(j.before.at/1000, 10)
+	if j.minute > 0 {
+		newest = "(" + strconv.FormatInt(j.minute/1000, 10)
+	}
+	last, err := j.db.client.Do(ctx, b.Zrevrangebyscore().Key(key).Max(newest).Min("-inf").Withscores().Limit(0, 1).Build()).AsZScores()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		return unavailable(err)
+	}
+	if len(last) == 0 || int64(last[0].Score)*1000+60000 <= j.since {
+		j.end = true
+		return nil
+	}
+	j.minute = int64(last[0].Score) / 60 * 60000
+	names, err := j.db.client.Do(ctx, b.Zrevrangebyscore().Key(key).
+		Max(strconv.FormatInt(j.minute/1000+59, 10)).Min(strconv.FormatInt(j.minute/1000, 10)).Build()).AsStrSlice()
+	if err != nil && !rueidis.IsRedisNil(err) {
+		return unavailable(err)
+	}
+	j.names = nil
+	for _, name := range names {
+		if !strings.HasPrefix(name, "m") {
+			j.names = append(j.names, name)
+			continue
+		}
+		if j.first, err = j.list(ctx, name, j.minute); err != nil {
+			return err
+		}
+		slices.SortFunc(j.first, newestFirst)
+	}
+	return nil
+}
+
+// journalPage is how many entries one command reads.
+const journalPage = 10_000
+
+// list reads a list of the journal.
+func (j *journal) list(ctx context.Context, name string, minute int64) ([]ref, error) {
+	var out []ref
+	key := j.db.tags[j.partition] + ":j:" + name
+	for from := int64(0); ; from += journalPage {
+		entries, err := j.db.client.Do(ctx, j.db.client.B().Lrange().Key(key).Start(from).Stop(from+journalPage-1).Build()).AsStrSlice()
+		if err != nil {
+			return nil, unavailable(err)
+		}
+		for _, e := range entries {
+			if len(e) <= 5 {
+				continue
+			}
+			digits, err := strconv.ParseInt(e[:5], 10, 64)
+			if err != nil {
+				continue
+			}
+			out = append(out, ref{at: momentOf(minute, digits), id: e[5:]})
+		}
+		if len(entries) < journalPage {
+			return out, nil
+		}
+	}
+}
+
+// momentOf is the ms within a minute whose last five digits are given.
+func momentOf(minute, digits int64) int64 {
+	at := minute - minute%100_000 + digits
+	if at < minute {
+		at += 100_000
+	}
+	return at
+}
+
+// List implements store.Results.
+func (s *results) List(ctx context.Context, q store.Query) (store.List, error) {
+	if err := s.check(ctx); err != nil {
+		return store.List{}, err
+	}
+	after, err := store.ParseCursor(q.Cursor)
+	if err != nil {
+		return store.List{}, err
+	}
+	l := lister{results: s, query: q}
+	l.open(after)
+	if err := l.run(ctx); err != nil {
+		return store.List{}, fmt.Errorf("list statuses: %w", err)
+	}
+	return l.list, nil
+}
+
+// lister makes one page of a listing from the journals of all partitions.
+type lister struct {
+	*results
+	query    store.Query
+	journals []*journal
+	list     store.List
+}
+
+// latest is later than any task.
+const latest = int64(1) << 52
+
+func (l *lister) open(after store.Cursor) {
+	before, since := ref{at: latest}, int64(0)
+	if after.ID != "" {
+		before = ref{after.At.UnixMilli(), after.ID}
+	}
+	if u := l.query.Until; !u.IsZero() && dueMillis(u) <= before.at {
+		before = ref{at: dueMillis(u)} // an empty id comes after all others of its moment
+	}
+	if !l.query.Since.IsZero() {
+		since = l.query.Since.UnixMilli()
+	}
+	for p := range l.db.tags {
+		l.journals = append(l.journals, &journal{db: l.db, partition: p, since: since, before: before})
+	}
+}
+
+// next returns up to n entries, the newest first.
+func (l *lister) next(ctx context.Context, n int) (refs []ref, err error) {
+	for len(refs) < n {
+		var best *journal
+		for _, j := range l.journals {
+			if err := j.next(ctx); err != nil {
+				return nil, err
+			}
+			if len(j.read) > 0 && (best == nil || newestFirst(j.read[0], best.read[0]) < 0) {
+				best = j
+			}
+		}
+		if best == nil {
+			break
+		}
+		refs = append(refs, best.read[0])
+		best.read = best.read[1:]
+	}
+	return refs, nil
+}
+
+func (l *lister) run(ctx context.Context) error {
+	size := l.query.Size()
+	for {
+		n := min(max(2*(size-len(l.list.Statuses)), 100), getPage, store.ScanLimit-l.list.Looked)
+		refs, err := l.next(ctx, n)
+		if err != nil || len(refs) == 0 {
+			return err
+		}
+		ids := make([]string, len(refs))
+		for i, r := range refs {
+			ids[i] = r.id
+		}
+		found, err := l.Get(ctx, ids...)
+		if err != nil {
+			return err
+		}
+		for i := range found {
+			l.list.Looked++
+			l.look(&found[i], refs[i])
+			if len(l.list.Statuses) == size || l.list.Looked == store.ScanLimit {
+				l.list.Cursor = store.Cursor{At: time.UnixMilli(refs[i].at), ID: refs[i].id}.String()
+				l.list.Truncated = len(l.list.Statuses) < size
+				return l.last(ctx, i == len(found)-1)
+			}
+		}
+	}
+}
+
+func (l *lister) look(f *store.Found, r ref) {
+	if f.Err == nil && f.Status.EnqueuedAt.UnixMilli() == r.at && l.query.Match(&f.Status) {
+		l.list.Statuses = append(l.list.Statuses, f.Status)
+	}
+}
+
+// last drops the cursor of a page after which there is nothing.
+func (l *lister) last(ctx context.Context, all bool) error {
+	if !all {
+		return nil
+	}
+	rest, err := l.next(ctx, 1)
+	if err == nil && len(rest) == 0 {
+		l.list.Cursor, l.list.Truncated = "", false
+	}
+	return err
+}
