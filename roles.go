@@ -42,3 +42,26 @@ func (p pairBackend) Control() store.Control {
 	}
 	return controlOf(p.envelopes)
 }
+
+// remembering is a backend that keeps memos.
+type remembering interface{ Memos() store.Memos }
+
+// memosOf is what a backend keeps memos in; nil: it keeps none.
+func memosOf(b Backend) store.Memos {
+	if r, ok := role[remembering](b); ok {
+		return r.Memos()
+	}
+	return nil
+}
+
+// Memos are those of the store of envelopes; else of the other one.
+func (p pairBackend) Memos() store.Memos {
+	if m := memosOf(p.envelopes); m != nil {
+		return m
+	}
+	return memosOf(p.results)
+}
+
+// Memos is where the client's store keeps what all its processes may have to
+// say again; nil: it keeps none.
+func (c *Client) Memos() store.Memos { return c.memos }

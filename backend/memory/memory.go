@@ -41,6 +41,7 @@ type DB struct {
 	watches  map[string][]*watch
 	outboxes map[string]*record // foreign records whose outcome is not cleared
 	plans    plans
+	memos    map[string]memo
 	pauses   map[string]broker.Pause
 	wire     wire
 
@@ -58,6 +59,7 @@ type DB struct {
 	queueLimit int // how many queues there may be before unused ones are dropped
 	claimLimit int // the same of claims
 	limitLimit int // the same of keys of rate limits
+	memoLimit  int // the same of memos
 }
 
 // New returns an empty DB. Close it to end the calls that wait on it.

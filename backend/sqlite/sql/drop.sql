@@ -16,3 +16,4 @@ DROP TABLE IF EXISTS stem_lock;
 DROP TABLE IF EXISTS stem_schedule;
 DROP TABLE IF EXISTS stem_firing;
 DROP TABLE IF EXISTS stem_pending;
+DROP TABLE IF EXISTS stem_memo;

@@ -1,0 +1,25 @@
+package sqlite_test
+
+import (
+	"errors"
+	"path/filepath"
+	"testing"
+
+	"github.com/stemjobs/stem/backend/sqlite"
+	"github.com/stemjobs/stem/store/storetest"
+)
+
+func TestMemos(t *testing.T) {
+	storetest.RunMemos(t, func(t *testing.T) storetest.Remembering {
+		path := filepath.Join(t.TempDir(), "stem.db")
+		open := func() *sqlite.DB {
+			db, err := sqlite.Open(t.Context(), sqlite.Config{Path: path})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return db
+		}
+		one, other := open(), open()
+		return storetest.Remembering{Memos: one.Memos(), Other: other.Memos(), Close: func() error { return errors.Join(one.Close(), other.Close()) }}
+	})
+}
