@@ -75,27 +75,42 @@ func (s *Server) once(c *call, id string, fn func() (any, time.Time, error)) (an
 		answer, _, err := fn()
 		return answer, err
 	}
-	return s.answers.do(c.ctx(), c.route.path+" "+c.tokenName()+" "+id, c.raw, fn)
+	return s.answers.do(c.ctx(), memoKey(c, id), c.raw, fn)
 }
+
+// memoKey is a requestId with what it belongs to.
+func memoKey(c *call, id string) string { return c.route.path + " " + c.tokenName() + " " + id }
 
 func (s *Server) lease(c *call) (any, error) {
 	body := bodyOf[LeaseRequest](c)
 	if p := body.check(); p != nil {
 		return nil, p
 	}
+	again := s.again(c, body.RequestID)
 	return s.once(c, body.RequestID, func() (any, time.Time, error) {
-		gs, err := s.pull(c.ctx(), body)
-		if err != nil {
-			return nil, time.Time{}, err
+		if answer, until, err := again.look(c.ctx()); answer != nil || err != nil {
+			return answer, until, err
 		}
-		if c.ctx().Err() != nil && body.RequestID == "" {
+		gs, err := s.pull(c.ctx(), body)
+		switch {
+		case err != nil:
+			return nil, time.Time{}, err
+		case c.ctx().Err() != nil && body.RequestID == "":
 			// Nobody is there to take them, and nobody can ask for them again.
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(c.ctx()), brokerTime)
-			defer cancel()
-			s.pullers.giveBack(ctx, gs)
+			s.pullers.giveBack(c.ctx(), gs)
 			return nil, time.Time{}, fmt.Errorf("the client has gone: %w", c.ctx().Err())
 		}
 		answer, until := leaseAnswer(gs)
+		if len(gs) == 0 { // another server may have got some for the same request
+			if other, until, err := again.look(c.ctx()); other != nil || err != nil {
+				return other, until, err
+			}
+			return answer, until, nil
+		}
+		if other, end, err := again.keep(c.ctx(), s, answer, until); other != nil || err != nil {
+			s.pullers.giveBack(c.ctx(), gs)
+			return other, end, err
+		}
 		return answer, until, nil
 	})
 }

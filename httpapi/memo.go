@@ -10,7 +10,8 @@ import (
 )
 
 // memo remembers the answers of requests that carry a requestId, so that a
-// repeat gets the same answer again. It is this process's own.
+// repeat gets the same answer again. It is this process's own; see again for
+// the other servers of the store.
 type memo struct {
 	mu      sync.Mutex
 	entries map[string]*remembered
@@ -50,13 +51,17 @@ func (m *memo) do(ctx context.Context, key string, body []byte, fn func() (any, 
 		}
 		switch {
 		case e.hash != hash:
-			p := problem(requestIDReused, "the requestId was used with another body")
-			p.Pointer = "/requestId"
-			return nil, p
+			return nil, requestReused()
 		case e.ok && time.Now().Before(e.until):
 			return e.raw, nil
 		}
 	}
+}
+
+func requestReused() *Problem {
+	p := problem(requestIDReused, "the requestId was used with another body")
+	p.Pointer = "/requestId"
+	return p
 }
 
 // claim finds the entry of a key, or makes it the caller's to fill.

@@ -232,42 +232,6 @@ func testAnyServer(t *testing.T, a, b *rig) {
 	}
 }
 
-func TestPullRequestID(t *testing.T) {
-	r := newRig(t, httpapi.Options{})
-	for i := range 4 {
-		r.enqueue(fmt.Sprintf(`{"name":"a","id":"t%d"}`, i))
-	}
-	ask := `{"queues":["default"],"count":2,"requestId":"r1"}`
-	first, second := r.must(200, "POST", "/v1/lease", ask, nil), r.must(200, "POST", "/v1/lease", ask, nil)
-	if string(first.body) != string(second.body) || !strings.Contains(string(first.body), `"t1"`) {
-		t.Errorf("a repeat got\n%s after\n%s", second.body, first.body)
-	}
-	if got := r.do("POST", "/v1/lease", `{"queues":["default"],"count":3,"requestId":"r1"}`); got.problem() != "request-id-reused" || got.status != 409 {
-		t.Errorf("another request with the id: %d %s", got.status, got.body)
-	}
-	if got := r.lease(`{"queues":["default"],"count":9,"requestId":"r2"}`); len(got) != 2 {
-		t.Errorf("the rest: %+v", got)
-	}
-	// An empty answer is not remembered.
-	if got := r.lease(`{"queues":["late"],"requestId":"r3"}`); len(got) != 0 {
-		t.Errorf("leased: %+v", got)
-	}
-	r.enqueue(`{"name":"a","queue":"late"}`)
-	if got := r.lease(`{"queues":["late"],"requestId":"r3"}`); len(got) != 1 {
-		t.Errorf("leased: %+v", got)
-	}
-	var a httpapi.LeaseAnswer
-	first.into(t, &a)
-	body := fmt.Sprintf(`{"requestId":"s1","tasks":[{"receipt":%q,"outcome":"release"}]}`, a.Tasks[0].Receipt)
-	one := r.must(200, "POST", "/v1/settle", body, nil)
-	if got := r.lease(`{"queues":["default"]}`); len(got) != 1 || got[0].ID != "t0" {
-		t.Fatalf("after the release: %+v", got)
-	}
-	if two := r.must(200, "POST", "/v1/settle", body, nil); string(two.body) != string(one.body) {
-		t.Errorf("settled again: %s after %s", two.body, one.body)
-	}
-}
-
 // TestPullLongPoll: who waits is woken by an enqueue, each by its own.
 func TestPullLongPoll(t *testing.T) {
 	r := newRig(t, httpapi.Options{})

@@ -274,12 +274,14 @@ func (p *pullers) extended(r broker.Receipt, until time.Time) {
 	}
 }
 
-// giveBack returns what nobody is going to execute; what cannot be returned
+// giveBack returns what nobody is going to execute, also when ctx has ended; what cannot be returned
 // comes back when its lease ends.
 func (p *pullers) giveBack(ctx context.Context, gs []*given) {
 	if len(gs) == 0 {
 		return
 	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), brokerTime)
+	defer cancel()
 	now := time.Now()
 	batch := make([]broker.Settlement, len(gs))
 	receipts := make([]broker.Receipt, len(gs))

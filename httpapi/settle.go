@@ -78,9 +78,20 @@ func (s *Server) settle(c *call) (any, error) {
 			return nil, at(at(p, strconv.Itoa(i)), "tasks")
 		}
 	}
+	again := s.again(c, body.RequestID)
 	return s.once(c, body.RequestID, func() (any, time.Time, error) {
+		if answer, until, err := again.look(c.ctx()); answer != nil || err != nil {
+			return answer, until, err
+		}
 		answer, err := s.settleAll(c.ctx(), receipts, body.Tasks)
-		return answer, time.Now().Add(memoFor), err
+		until := time.Now().Add(memoFor)
+		if err != nil {
+			return nil, until, err
+		}
+		if other, end, err := again.keep(c.ctx(), s, answer, until); other != nil || err != nil {
+			return other, end, err // of the same settlement, made first
+		}
+		return answer, until, nil
 	})
 }
 
