@@ -22,10 +22,7 @@ type script struct {
 // scripts are all of them. Each is common.lua and the files that it names.
 type scripts struct {
 	publish, exchange, close, revoke, purge, queues, get, watch *script
-
-	deadlist, deadreplay, deadpurge, deadimport *script
-
-	getrecords, setrecords, delete *script
+	lock, apply, due, fire, finish                              *script
 }
 
 func loadScripts() (scripts, error) {
@@ -42,13 +39,11 @@ func loadScripts() (scripts, error) {
 		{&s.queues, []string{"common", "queues"}},
 		{&s.get, []string{"common", "get"}},
 		{&s.watch, []string{"common", "watch"}},
-		{&s.deadlist, []string{"common", "deadlist"}},
-		{&s.deadreplay, []string{"common", "dead", "deadreplay"}},
-		{&s.deadpurge, []string{"common", "dead", "deadpurge"}},
-		{&s.deadimport, []string{"common", "deadimport"}},
-		{&s.getrecords, []string{"common", "getrecords"}},
-		{&s.setrecords, []string{"common", "setrecords"}},
-		{&s.delete, []string{"common", "dead", "delete"}},
+		{&s.lock, []string{"common", "schedule", "lock"}},
+		{&s.apply, []string{"common", "schedule", "apply"}},
+		{&s.due, []string{"common", "schedule", "due"}},
+		{&s.fire, []string{"common", "schedule", "fire"}},
+		{&s.finish, []string{"common", "schedule", "finish"}},
 	} {
 		loaded, err := loadScript(part.files...)
 		if err != nil {
