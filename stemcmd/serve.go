@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/beat"
 	"github.com/stemjobs/stem/httpapi"
 	"github.com/stemjobs/stem/measure"
 )
@@ -197,6 +198,13 @@ func (a *api) declare(known *knownTasks) error {
 		Retention: a.s.app.Worker.Retention, MaxDeliveries: a.s.app.Worker.MaxDeliveries, Logger: a.s.log, Meter: a.meter,
 	}
 	choose(&o.Retention, a.s.conf.Config.Retention, a.s.set("STEM_RESULT_TTL"))
+	if keeper := a.s.backend.Schedules(); keeper != nil {
+		book, err := beat.NewBook(a.client, keeper, a.s.backend.Locks(), known.tasks...)
+		if err != nil {
+			return err
+		}
+		o.Schedules = book
+	}
 	server, err := httpapi.NewServer(a.client, o)
 	if err != nil {
 		return usage("%w", err)
