@@ -80,12 +80,3 @@ func TestBrokerConformance(t *testing.T) {
 		InjectMalformed: inject,
 	})
 }
-
-func TestBrokerConformanceOnPartitions(t *testing.T) {
-	brokertest.Run(t, brokertest.Options{
-		Open: func(t testing.TB) brokertest.Backend {
-			return backend(t, redis.Config{Namespace: namespace(), Partitions: 3})
-		},
-		Reopen: func(t testing.TB, b brokertest.Backend) brokertest.Backend { return backend(t, b.Handle.(redis.Config)) },
-	})
-}

@@ -23,6 +23,10 @@ type script struct {
 type scripts struct {
 	publish, exchange, close, revoke, purge, queues, get, watch *script
 	lock, apply, due, fire, finish                              *script
+
+	deadlist, deadreplay, deadpurge, deadimport *script
+
+	getrecords, setrecords, delete *script
 }
 
 func loadScripts() (scripts, error) {
@@ -44,6 +48,13 @@ func loadScripts() (scripts, error) {
 		{&s.due, []string{"common", "schedule", "due"}},
 		{&s.fire, []string{"common", "schedule", "fire"}},
 		{&s.finish, []string{"common", "schedule", "finish"}},
+		{&s.deadlist, []string{"common", "deadlist"}},
+		{&s.deadreplay, []string{"common", "dead", "deadreplay"}},
+		{&s.deadpurge, []string{"common", "dead", "deadpurge"}},
+		{&s.deadimport, []string{"common", "deadimport"}},
+		{&s.getrecords, []string{"common", "getrecords"}},
+		{&s.setrecords, []string{"common", "setrecords"}},
+		{&s.delete, []string{"common", "dead", "delete"}},
 	} {
 		loaded, err := loadScript(part.files...)
 		if err != nil {
