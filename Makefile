@@ -13,7 +13,7 @@ ARGS     ?=
 SYSTEMS  := darwin/arm64 linux/arm64 windows/amd64
 
 .DEFAULT_GOAL := help
-.PHONY: help needs build demo test fmt fmt-check vet lint cross unit race docs bench fuzz chaos vuln clean
+.PHONY: help needs build demo test fmt fmt-check vet lint cross unit race docs bench bench-api fuzz chaos vuln clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -65,6 +65,10 @@ docs: ## write the generated pages under docs/
 
 bench: ## measure speed, beside others where they are built in
 	cd bench && $(GO) run . $(ARGS)
+
+bench-api: ## measure the HTTP API, each row of docs/performance.md
+	$(GO) test -run '^$$' -bench 'BenchmarkPost|BenchmarkPull|BenchmarkWait' -benchtime 2s ./httpapi
+	$(GO) test -run '^$$' -bench BenchmarkIdle -benchtime 1x ./httpapi
 
 fuzz: ## each fuzz test for FUZZTIME
 	GO='$(GO)' FUZZTIME='$(FUZZTIME)' ./tools/fuzz.sh
