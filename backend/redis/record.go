@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -129,7 +130,7 @@ func (s *results) each(ctx context.Context, what string, n int, id func(i int) s
 		if len(again) == 0 {
 			try = -1
 		}
-		todo = append(again, later...)
+		todo = slices.Concat(again, later)
 	}
 	return errs, nil
 }

@@ -141,7 +141,7 @@ func (l *lister) record(s *sqlite3.Stmt) error {
 	if err != nil || v.gone(l.now) {
 		return err
 	}
-	l.add(&v.status)
+	l.add(&v.Status)
 	return nil
 }
 

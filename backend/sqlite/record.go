@@ -10,54 +10,16 @@ import (
 	"github.com/ncruces/go-sqlite3"
 
 	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/internal/ledger"
 	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/task"
 )
 
-// record is the status of a task whose broker is another store.
+// record is the status of a task whose broker is another store. What a call
+// makes of it is package ledger's to say.
 type record struct {
-	status  task.Status
+	ledger.Entry
 	expires int64 // ms; 0: never
-	outcome *outcome
-	outbox  int64 // when the outcome was recorded, while its outbox is not cleared; else 0
-}
-
-// outcome is a stored outcome as JSON.
-type outcome struct {
-	Epoch     int64                `json:"epoch"`
-	State     task.State           `json:"state"`
-	Result    []byte               `json:"result,omitempty"`
-	Error     *task.Error          `json:"error,omitempty"`
-	Reason    string               `json:"reason,omitempty"`
-	NotBefore time.Time            `json:"notBefore,omitzero"`
-	Attempt   int                  `json:"attempt"`
-	Worker    string               `json:"worker,omitempty"`
-	StartedAt time.Time            `json:"startedAt,omitzero"`
-	EndedAt   time.Time            `json:"endedAt,omitzero"`
-	Keep      time.Duration        `json:"keep"`
-	Followups []broker.Publication `json:"followups,omitempty"`
-	Release   []string             `json:"release,omitempty"`
-}
-
-func newOutcome(v *store.Record) *outcome {
-	o := &v.Outcome
-	return &outcome{
-		Epoch: v.Epoch, State: o.State, Result: o.Result, Error: o.Error, Reason: o.Reason, NotBefore: o.NotBefore,
-		Attempt: o.Attempt, Worker: o.Worker, StartedAt: o.StartedAt, EndedAt: o.EndedAt, Keep: o.Keep,
-		Followups: v.Followups, Release: v.Release,
-	}
-}
-
-// stored is the outcome as a start gets it.
-func (o *outcome) stored(id string) *store.Record {
-	return &store.Record{
-		Key: store.Key{ID: id, Epoch: o.Epoch},
-		Outcome: task.Outcome{
-			State: o.State, Result: o.Result, Error: o.Error, Reason: o.Reason, NotBefore: o.NotBefore,
-			Attempt: o.Attempt, Worker: o.Worker, StartedAt: o.StartedAt, EndedAt: o.EndedAt, Keep: o.Keep,
-		},
-		Followups: o.Followups, Release: o.Release,
-	}
 }
 
 func (v *record) gone(now int64) bool { return v.expires > 0 && v.expires <= now }
@@ -84,39 +46,39 @@ func (c *conn) record(id string, now int64) (v *record, err error) {
 // list-records.
 func scanRecord(s *sqlite3.Stmt) (*record, error) {
 	v := &record{expires: s.ColumnInt64(2)}
-	if err := json.Unmarshal(s.ColumnRawBlob(0), &v.status); err != nil {
+	if err := json.Unmarshal(s.ColumnRawBlob(0), &v.Status); err != nil {
 		return nil, fmt.Errorf("read a status: %w", err)
 	}
-	v.status.Result = blob(s, 1)
+	v.Status.Result = blob(s, 1)
 	return v, nil
 }
 
 // scanOutcome reads the last columns of the statements record and outboxes.
 func (v *record) scanOutcome(s *sqlite3.Stmt) error {
-	v.outbox = s.ColumnInt64(4)
+	v.Outbox = s.ColumnInt64(4)
 	data := blob(s, 3)
 	if data == nil {
 		return nil
 	}
-	v.outcome = new(outcome)
-	return json.Unmarshal(data, v.outcome)
+	v.Outcome = new(ledger.Outcome)
+	return json.Unmarshal(data, v.Outcome)
 }
 
 func (t *tx) saveRecord(v *record) error {
-	t.touched(v.status.ID)
-	st := v.status
+	t.touched(v.Status.ID)
+	st := v.Status
 	st.Result = nil // kept beside it, byte for byte
 	data, err := json.Marshal(&st)
 	if err != nil {
 		return fmt.Errorf("%w status of %s: %w", task.ErrInvalid, st.ID, err)
 	}
 	var stored []byte
-	if v.outcome != nil {
-		if stored, err = json.Marshal(v.outcome); err != nil {
+	if v.Outcome != nil {
+		if stored, err = json.Marshal(v.Outcome); err != nil {
 			return fmt.Errorf("%w outcome of %s: %w", task.ErrInvalid, st.ID, err)
 		}
 	}
-	return t.exec("set-record", st.ID, st.EnqueuedAt.UnixMilli(), v.expires, data, []byte(v.status.Result), stored, v.outbox)
+	return t.exec("set-record", st.ID, st.EnqueuedAt.UnixMilli(), v.expires, data, []byte(v.Status.Result), stored, v.Outbox)
 }
 
 // each runs fn for every item of a batch in one transaction, and collects the
@@ -151,7 +113,7 @@ func (s *results) Create(ctx context.Context, batch []task.Status) ([]error, err
 		if err != nil || found {
 			return store.ErrExists, err
 		}
-		return nil, t.saveRecord(&record{status: batch[i]})
+		return nil, t.saveRecord(&record{Entry: ledger.Entry{Status: batch[i]}})
 	})
 }
 
@@ -170,9 +132,7 @@ func (t *tx) foreign(id string, e *task.Envelope) (v *record, refused, err error
 	if e == nil {
 		return nil, store.ErrNotFound, nil
 	}
-	v = &record{status: task.NewStatus(e)}
-	v.status.ID = id
-	return v, nil, nil
+	return &record{Entry: *ledger.New(id, e)}, nil, nil
 }
 
 // Update implements store.Results.
@@ -189,20 +149,11 @@ func (s *results) Update(ctx context.Context, batch []store.Update) ([]store.Ans
 		if refused != nil || err != nil {
 			return refused, err
 		}
-		if u.Epoch < v.status.Epoch {
-			return store.ErrStale, nil
+		if answers[i].Stored, refused = v.Update(u, t.time()); refused != nil {
+			return refused, nil
 		}
-		if u.Start {
-			if answers[i].Stored = v.found(u); answers[i].Stored != nil {
-				v.status.Epoch = u.Epoch
-				return nil, t.saveRecord(v)
-			}
-			v.start(u, t.now)
-		} else if v.status.State != task.Running {
-			return store.ErrStale, nil // its run has ended
-		}
-		if u.Progress != nil {
-			v.status.Progress = u.Progress
+		if u.Start && answers[i].Stored == nil {
+			v.expires = 0
 		}
 		return nil, t.saveRecord(v)
 	})
@@ -215,72 +166,6 @@ func (s *results) Update(ctx context.Context, batch []store.Update) ([]store.Ans
 	return answers, nil
 }
 
-// found is the stored outcome that forbids a start: it belongs to the very
-// execution that is about to begin again.
-func (v *record) found(u *store.Update) *store.Record {
-	st := &v.status
-	replayed := u.Replays > st.ReplayCount
-	switch {
-	case st.State == task.Failed && replayed:
-		return nil
-	case st.State.Terminal() && v.outcome == nil:
-		return v.created()
-	case st.State.Terminal():
-		return v.outcome.stored(u.ID)
-	case st.State == task.Retried && v.outbox > 0 && u.Attempt < v.outcome.Attempt && !replayed:
-		return v.outcome.stored(u.ID)
-	}
-	return nil
-}
-
-// created is the outcome of a status that was created as a terminal one.
-func (v *record) created() *store.Record {
-	st := &v.status
-	return &store.Record{
-		Key: store.Key{ID: st.ID, Epoch: st.Epoch},
-		Outcome: task.Outcome{
-			State: st.State, Result: st.Result, Error: st.Error, Reason: st.Reason, Attempt: st.Attempt,
-			Worker: st.Worker, StartedAt: st.StartedAt, EndedAt: st.FinishedAt, Keep: task.Forever,
-		},
-	}
-}
-
-func (v *record) start(u *store.Update, now int64) {
-	st := &v.status
-	if u.Replays > st.ReplayCount {
-		if st.State == task.Failed {
-			v.requeue(time.UnixMilli(now).UTC())
-		}
-		st.ReplayCount = u.Replays
-		v.edit(u.Envelope)
-	}
-	if u.Epoch > st.Epoch || st.State != task.Running {
-		st.Starts++
-	}
-	st.State, st.Epoch, st.Worker, st.StartedAt = task.Running, u.Epoch, u.Worker, u.At
-	st.Attempt = max(st.Attempt, u.Attempt)
-	if st.StartedAt.IsZero() {
-		st.StartedAt = time.UnixMilli(now).UTC()
-	}
-	st.Progress, v.outcome, v.outbox, v.expires = nil, nil, 0, 0
-}
-
-// requeue makes a failed record one that waits.
-func (v *record) requeue(at time.Time) {
-	st := &v.status
-	st.State, st.LastReplayAt = task.Queued, at
-	st.Reason, st.Result, st.Progress, st.Starts, st.Worker = "", nil, nil, 0, ""
-	st.StartedAt, st.FinishedAt, st.NotBefore = time.Time{}, time.Time{}, time.Time{}
-	v.outcome, v.outbox, v.expires = nil, 0, 0
-}
-
-// edit shows what a replay may have changed of a task.
-func (v *record) edit(e *task.Envelope) {
-	if e != nil {
-		v.status.Args, v.status.Meta, v.status.MaxRetries = task.KeepArgs(e.Args), e.Meta, e.MaxRetries
-	}
-}
-
 // Record implements store.Results.
 func (s *results) Record(ctx context.Context, batch []store.Record) ([]error, error) {
 	return s.each(ctx, "record outcomes", len(batch), func(t *tx, i int) (refused, err error) {
@@ -289,78 +174,28 @@ func (s *results) Record(ctx context.Context, batch []store.Record) ([]error, er
 		if refused != nil || err != nil {
 			return refused, err
 		}
-		switch {
-		case b.Epoch < v.status.Epoch:
-			return store.ErrStale, nil
-		case v.outcome != nil && v.outcome.Epoch == b.Epoch && v.outcome.State == b.Outcome.State:
-			return nil, nil // the same once more
-		case !legal(v.status.State, b.Outcome.State):
-			return store.ErrStale, nil
+		changed, refused := v.Apply(b, t.time())
+		if refused != nil || !changed {
+			return refused, nil
 		}
-		return nil, t.applyOutcome(v, b)
+		return nil, t.keep(v)
 	})
 }
 
-// legal reports whether an outcome may follow a state. A task that waits
-// stands for a run whose start was not reported.
-func legal(from, to task.State) bool {
-	waits := from == task.Queued || from == task.Retried
-	return to != task.Running && from != task.Failed &&
-		(task.CanMove(from, to) || waits && task.CanMove(task.Running, to))
-}
+// time is the store's clock.
+func (t *tx) time() time.Time { return time.UnixMilli(t.now).UTC() }
 
-// applyOutcome moves a record to where an outcome says.
-func (t *tx) applyOutcome(v *record, b *store.Record) error {
-	st, o := &v.status, &b.Outcome
-	v.outcome, v.outbox = newOutcome(b), 0
-	if len(b.Followups)+len(b.Release) > 0 || o.State == task.Retried {
-		v.outbox = t.now
-	}
-	st.State, st.Epoch, st.Attempt = o.State, b.Epoch, o.Attempt
-	if o.Worker != "" {
-		st.Worker = o.Worker
-	}
-	if !o.StartedAt.IsZero() {
-		st.StartedAt = o.StartedAt
-	}
-	st.Errors = task.AppendError(st.Errors, o.Error)
-	if k := len(st.Errors); k > 0 {
-		st.Error = &st.Errors[k-1]
-	}
-	switch {
-	case o.State.Terminal():
-		st.Reason, st.FinishedAt = o.Reason, o.EndedAt
-		if st.FinishedAt.IsZero() {
-			st.FinishedAt = time.UnixMilli(t.now).UTC()
-		}
-		if o.State == task.Succeeded {
-			st.Result = o.Result
-		}
-	case o.State == task.Retried || !o.NotBefore.IsZero():
-		st.NotBefore = o.NotBefore
-		if !o.Reserved {
-			st.Starts = 0
-		}
-	}
-	st.MarkRateLimited(o.State == task.Queued && o.Reserved)
-	return t.keep(v)
-}
-
-// keep saves a record, or removes what need not be kept. One with an outbox
-// stays, whatever its retention, until that is cleared.
+// keep saves a record for as long as it is to be kept, or removes it.
 func (t *tx) keep(v *record) error {
-	v.expires, v.status.ExpiresAt = 0, time.Time{}
-	if !v.status.State.Terminal() || v.outcome == nil || v.outbox > 0 {
-		return t.saveRecord(v)
-	}
-	keep := v.outcome.Keep
+	v.expires, v.Status.ExpiresAt = 0, time.Time{}
+	keep := v.Keep()
 	switch {
 	case keep == 0:
-		t.touched(v.status.ID)
-		return t.exec("delete-record", v.status.ID)
-	case keep > 0 && v.status.State != task.Failed:
+		t.touched(v.Status.ID)
+		return t.exec("delete-record", v.Status.ID)
+	case keep > 0:
 		v.expires = until(t.now, keep)
-		v.status.ExpiresAt = time.UnixMilli(v.expires).UTC()
+		v.Status.ExpiresAt = time.UnixMilli(v.expires).UTC()
 	}
 	return t.saveRecord(v)
 }
@@ -369,10 +204,9 @@ func (t *tx) keep(v *record) error {
 func (s *results) Clear(ctx context.Context, batch []store.Key) error {
 	_, err := s.each(ctx, "clear outboxes", len(batch), func(t *tx, i int) (refused, err error) {
 		v, err := t.record(batch[i].ID, t.now)
-		if err != nil || v == nil || v.outbox == 0 || v.status.Epoch != batch[i].Epoch {
+		if err != nil || v == nil || !v.Clear(batch[i].Epoch) {
 			return nil, err
 		}
-		v.outbox, v.outcome.Followups, v.outcome.Release = 0, nil, nil
 		return nil, t.keep(v)
 	})
 	return err
@@ -396,11 +230,11 @@ func (s *results) ListOutboxes(ctx context.Context, before time.Time, p broker.P
 			if v, fault = scanRecord(st); fault == nil {
 				fault = v.scanOutcome(st)
 			}
-			if fault != nil || v.outcome == nil {
+			if fault != nil || v.Outcome == nil {
 				return fault == nil
 			}
-			b := v.outcome.stored(v.status.ID)
-			b.Epoch = v.status.Epoch
+			b := v.Outcome.Record(v.Status.ID)
+			b.Epoch = v.Status.Epoch
 			page = append(page, *b)
 			return true
 		}, p.Cursor, millis(before))
@@ -418,19 +252,14 @@ func (s *results) ListOutboxes(ctx context.Context, before time.Time, p broker.P
 // Requeue implements store.Results.
 func (s *results) Requeue(ctx context.Context, batch []broker.ReplayedTask) ([]error, error) {
 	return s.each(ctx, "requeue statuses", len(batch), func(t *tx, i int) (refused, err error) {
-		b := &batch[i]
-		v, refused, err := t.foreign(b.ID, nil)
-		switch {
-		case refused != nil || err != nil:
+		v, refused, err := t.foreign(batch[i].ID, nil)
+		if refused != nil || err != nil {
 			return refused, err
-		case b.ReplayCount <= v.status.ReplayCount:
-			return nil, nil // it was told before
-		case v.status.State != task.Failed || b.Epoch < v.status.Epoch:
-			return store.ErrStale, nil
 		}
-		v.requeue(b.ReplayedAt)
-		v.edit(b.Envelope)
-		v.status.Epoch, v.status.ReplayCount = b.Epoch, b.ReplayCount
+		changed, refused := v.Requeue(&batch[i])
+		if refused != nil || !changed {
+			return refused, nil
+		}
 		return nil, t.keep(v)
 	})
 }

@@ -103,7 +103,7 @@ func (db *DB) status(c *conn, id string, now int64) (st task.Status, ok bool, er
 	if err != nil || v == nil {
 		return st, false, err
 	}
-	return v.status, true, nil
+	return v.Status, true, nil
 }
 
 // Delete implements store.Results. A dead letter stays with the broker; its
@@ -153,7 +153,7 @@ func (t *tx) deleteStatus(id string) (refused, err error) {
 		return nil, err
 	case v == nil:
 		return store.ErrNotFound, nil
-	case !v.status.State.Terminal() || v.outbox > 0:
+	case !v.Status.State.Terminal() || v.Outbox > 0:
 		return store.ErrNotFinished, nil
 	}
 	t.touched(id)
