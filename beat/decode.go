@@ -233,7 +233,7 @@ func duration(to *time.Duration) reading {
 
 func retention(to **time.Duration) reading {
 	return func(raw []byte, strict bool) error {
-		d := time.Duration(stem.Forever)
+		d := stem.Forever
 		if string(raw) != `"forever"` {
 			if err := duration(&d)(raw, strict); err != nil {
 				return err

@@ -55,7 +55,7 @@ type workerArgs struct {
 
 func TestMain(m *testing.M) {
 	role := os.Getenv(roleEnv)
-	mains := map[string]func() error{"worker": workerMain, "api": apiMain, "puller": pullerMain}
+	mains := map[string]func() error{"worker": workerMain, "api": apiMain, "puller": pullerMain, "beat": beatMain}
 	if mains[role] == nil {
 		os.Exit(m.Run())
 	}
