@@ -224,6 +224,11 @@ func (c *consumer) all(n int) []broker.Delivery {
 func (c *consumer) wantIDs(what string, want ...string) []broker.Delivery {
 	c.e.Helper()
 	ds := c.take(len(want) + 1)
+	if c.e.o.Unordered {
+		slices.SortFunc(ds, func(a, b broker.Delivery) int {
+			return slices.Index(want, a.Receipt.ID) - slices.Index(want, b.Receipt.ID)
+		})
+	}
 	if got := idsOf(ds); !slices.Equal(got, want) {
 		c.e.Fatalf("%s: got %v, want %v", what, got, want)
 	}
