@@ -8,7 +8,7 @@ import (
 )
 
 func TestMemos(t *testing.T) {
-	storetest.RunMemos(t, func(*testing.T) storetest.Remembering {
+	storetest.RunMemos(t, func(testing.TB) storetest.Remembering {
 		db := memory.New()
 		return storetest.Remembering{Memos: db.Memos(), Close: db.Close}
 	})

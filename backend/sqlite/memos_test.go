@@ -10,7 +10,7 @@ import (
 )
 
 func TestMemos(t *testing.T) {
-	storetest.RunMemos(t, func(t *testing.T) storetest.Remembering {
+	storetest.RunMemos(t, func(t testing.TB) storetest.Remembering {
 		path := filepath.Join(t.TempDir(), "stem.db")
 		open := func() *sqlite.DB {
 			db, err := sqlite.Open(t.Context(), sqlite.Config{Path: path})

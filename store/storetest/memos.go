@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/internal/conform"
 	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/task"
 )
@@ -21,31 +22,39 @@ type Remembering struct {
 	Close func() error
 }
 
-// RunMemos tests the rules M1 to M4, each on a store that open makes.
-func RunMemos(t *testing.T, open func(t *testing.T) Remembering) {
-	for name, test := range map[string]func(e *memoEnv){
-		"M1_swap_compares": testM1, "M1_one_of_many": testM1Race, "M2_until_its_time": testM2,
-		"M3_look_sees": testM3, "M4_bad_memos_and_the_end": testM4,
+// RunMemos tests the rules M1 to M4, each on a store of its own that open makes.
+func RunMemos(t *testing.T, open func(t testing.TB) Remembering) {
+	conform.Run(t, conform.Config{}, memoRules(open))
+}
+
+func memoRules(open func(t testing.TB) Remembering) []conform.Rule {
+	var rules []conform.Rule
+	for _, r := range []struct {
+		name string
+		test func(e *memoEnv)
+	}{
+		{"M1_swap_compares", testM1}, {"M1_one_of_many", testM1Race}, {"M2_until_its_time", testM2},
+		{"M3_look_sees", testM3}, {"M4_bad_memos_and_the_end", testM4},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			r := open(t)
-			if r.Other == nil {
-				r.Other = r.Memos
+		rules = append(rules, conform.Rule{Name: r.name, Test: func(t testing.TB) {
+			m := open(t)
+			if m.Other == nil {
+				m.Other = m.Memos
 			}
-			closeOnce := sync.OnceValue(r.Close)
-			t.Cleanup(func() {
+			closeOnce := sync.OnceValue(m.Close)
+			defer func() {
 				if err := closeOnce(); err != nil {
 					t.Errorf("close: %v", err)
 				}
-			})
-			test(&memoEnv{T: t, m: r.Memos, other: r.Other, close: closeOnce})
-		})
+			}()
+			r.test(&memoEnv{TB: t, m: m.Memos, other: m.Other, close: closeOnce})
+		}})
 	}
+	return rules
 }
 
 type memoEnv struct {
-	*testing.T
+	testing.TB
 	m, other store.Memos
 	close    func() error
 }
