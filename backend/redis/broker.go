@@ -193,6 +193,7 @@ func (b *redisBroker) Purge(ctx context.Context, p broker.Purge) ([]string, erro
 			part++
 		}
 	}
+	b.db.collectNow(ctx)
 	return ids, nil
 }
 
@@ -227,6 +228,7 @@ func (b *redisBroker) Revoke(ctx context.Context, batch []broker.Revocation) ([]
 			answers[i] = revokeAnswer(words[at])
 		}
 	}
+	b.db.collectNow(ctx)
 	return answers, nil
 }
 

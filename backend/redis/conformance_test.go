@@ -18,6 +18,7 @@ var shared redistest.Shared //nolint:gochecknoglobals // one server for the test
 func TestMain(m *testing.M) {
 	code := m.Run()
 	shared.Close()
+	cluster.Close()
 	if code == 0 {
 		// The client closes connections that a Cluster's change made useless some
 		// seconds later, also when it is closed itself.
@@ -79,4 +80,38 @@ func TestBrokerConformance(t *testing.T) {
 		},
 		InjectMalformed: inject,
 	})
+}
+
+func TestBrokerConformanceOnPartitions(t *testing.T) {
+	brokertest.Run(t, brokertest.Options{
+		Open: func(t testing.TB) brokertest.Backend {
+			return backend(t, redis.Config{Namespace: namespace(), Partitions: 3})
+		},
+		Unordered: true,
+		Reopen: func(t testing.TB, b brokertest.Backend) brokertest.Backend {
+			return backend(t, b.Handle.(redis.Config))
+		},
+	})
+}
+
+var cluster redistest.SharedCluster //nolint:gochecknoglobals // one for the tests of this package
+
+// TestBrokerConformanceOnCluster runs the whole suite in one partition of a
+// Cluster, and what needs no order in many.
+func TestBrokerConformanceOnCluster(t *testing.T) {
+	for _, partitions := range []int{1, 0} {
+		t.Run(fmt.Sprintf("partitions=%d", partitions), func(t *testing.T) {
+			brokertest.Run(t, brokertest.Options{
+				Open: func(t testing.TB) brokertest.Backend {
+					return backend(t, redis.Config{
+						Addrs: cluster.Get(t).Addrs(), Cluster: true, Namespace: namespace(), Partitions: partitions,
+					})
+				},
+				Reopen: func(t testing.TB, b brokertest.Backend) brokertest.Backend {
+					return backend(t, b.Handle.(redis.Config))
+				},
+				Unordered: partitions != 1,
+			})
+		})
+	}
 }

@@ -30,6 +30,8 @@ type consumer struct {
 	turn  int
 	first int // the partition to begin with
 
+	collectedAt time.Time // when it looked into the outboxes
+
 	token  chan struct{} // capacity 1: there may be work or news
 	closed chan struct{}
 
@@ -123,6 +125,11 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 	if len(done) == 0 && len(live) == 0 && want.Count > 0 && c.restful() {
 		return broker.Batch{Next: c.untilLook()}, nil
 	}
+	if len(c.parts) > 1 && time.Since(c.collectedAt) > keeperLooks {
+		c.collectedAt = time.Now()
+		c.db.collect(ctx, outboxAge)
+	}
+	c.db.sweep(ctx)
 	x.items, x.renewals, x.batch.Settled, x.batch.Renewed = c.prepare(done, live)
 	if err := x.run(ctx); err != nil {
 		return broker.Batch{}, fmt.Errorf("exchange: %w", err)

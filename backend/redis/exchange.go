@@ -23,6 +23,7 @@ type selection struct {
 	turn     int
 	waits    bool // it believes that it is registered there as waiting
 	holds    bool // it holds something
+	strict   bool // the first delivery too must fit into bytes
 }
 
 // ask is what one exchange sends to one partition, by the indexes of the
@@ -60,6 +61,9 @@ func (db *DB) exchangeCall(a *ask, done []settlement, live []broker.Renewal, ren
 		}
 		if s.holds {
 			believes += "n"
+		}
+		if s.strict {
+			believes += "s"
 		}
 		c := s.consumer
 		args = append(args, c.name, c.worker, c.lease, strconv.Itoa(s.count), strconv.Itoa(s.bytes),
@@ -247,7 +251,21 @@ func (db *DB) settleAndRenew(ctx context.Context, done []broker.Settlement, live
 			verdicts(answers[i].renewed, asks[i].live, renewed)
 		}
 	}
+	db.deliver(ctx, parcelsOf(db, items, settled))
 	return settled, renewed, nil
+}
+
+// parcelsOf lists what the settlements that were applied wrote to outboxes.
+func parcelsOf(db *DB, items []settlement, settled []error) (parcels []parcel) {
+	for i := range items {
+		if settled[i] != nil {
+			continue
+		}
+		for _, e := range items[i].sent {
+			parcels = append(parcels, parcel{db.partition(items[i].id), e})
+		}
+	}
+	return parcels
 }
 
 // prepareAll makes the arguments of settlements and renewals, and the slices
@@ -260,7 +278,7 @@ func (db *DB) prepareAll(done []broker.Settlement, live []broker.Renewal, held m
 		if h := held[done[i].Receipt.ID]; h.epoch == done[i].Receipt.Epoch {
 			value = h.value
 		}
-		items[i] = newSettlement(&done[i], value, now)
+		items[i] = db.newSettlement(&done[i], value, now)
 		settled[i] = items[i].refused
 	}
 	renewals, renewed = make([][]string, len(live)), make([]error, len(live))

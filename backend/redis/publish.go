@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 
 	"github.com/redis/rueidis"
 
@@ -47,8 +48,8 @@ func encode(e *task.Envelope) ([]byte, error) {
 	return data, nil
 }
 
-// appendPublication appends the arguments of one publication; see publish in
-// lua/common.lua.
+// appendPublication appends the arguments of one publication, which takes its
+// claims in its own partition; see publish in lua/common.lua.
 func appendPublication(args []string, e *task.Envelope, data []byte, claims []broker.Claim, now int64) []string {
 	line := e.Queue + ":" + strconv.Itoa(e.Priority)
 	args = append(args, e.ID, line, rueidis.BinaryString(newValue(e, data, now)))
@@ -66,24 +67,114 @@ func appendPublication(args []string, e *task.Envelope, data []byte, claims []br
 	return args
 }
 
+// appendItem is appendPublication in whatever partition. Where there are several,
+// the claims are taken already; those that end with the task are noted with it.
+func (db *DB) appendItem(args []string, e *task.Envelope, data []byte, claims []broker.Claim, now int64) []string {
+	if len(db.tags) == 1 || len(claims) == 0 {
+		return appendPublication(args, e, data, claims, now)
+	}
+	var noted []broker.Claim
+	for _, c := range claims {
+		if c.For == 0 {
+			noted = append(noted, c)
+		}
+	}
+	args = appendPublication(args, e, data, noted, now)
+	for i, c := range noted {
+		args[len(args)-2*(len(noted)-i)+1] = "r" + strconv.Itoa(db.partition(c.Key))
+	}
+	return args
+}
+
 // Publish implements broker.Broker.
 func (b *redisBroker) Publish(ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
 	if err := b.check(ctx); err != nil {
 		return nil, err
 	}
+	return b.db.publish(ctx, batch)
+}
+
+func (db *DB) publish(ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
+	if len(db.tags) > 1 && len(batch) > 1 && rivals(batch) {
+		return db.publishEach(ctx, batch)
+	}
 	out := make([]broker.Outcome, len(batch))
 	data := make([][]byte, len(batch))
-	parts := make([][]int, len(b.db.tags))
 	for i := range batch {
 		var err error
 		if data[i], err = prepare(&batch[i]); err != nil {
 			out[i] = broker.Outcome{State: broker.Refused, Err: err}
-			continue
 		}
-		p := b.db.partition(batch[i].Envelope.ID)
-		parts[p] = append(parts[p], i)
 	}
-	now := b.db.clock()
+	far := db.farClaims(batch, out)
+	if len(far) > 0 {
+		if err := db.takeFar(ctx, far, out); err != nil {
+			return nil, fmt.Errorf("publish: %w", err)
+		}
+		db.preferExisting(ctx, batch, out)
+	}
+	if err := db.store(ctx, batch, data, out); err != nil {
+		return nil, fmt.Errorf("publish: %w", err)
+	}
+	if len(far) > 0 {
+		if err := db.finishFar(ctx, far, out); err != nil {
+			return nil, fmt.Errorf("publish: %w", err)
+		}
+	}
+	return out, nil
+}
+
+// rivals reports whether two items of a batch ask for the same claim. What
+// becomes of the second then depends on what became of the first.
+func rivals(batch []broker.Publication) bool {
+	seen := make(map[string]bool)
+	for i := range batch {
+		for _, c := range batch[i].Claims {
+			if seen[c.Key] {
+				return true
+			}
+			seen[c.Key] = true
+		}
+	}
+	return false
+}
+
+// publishEach publishes one item after the other.
+func (db *DB) publishEach(ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
+	var out []broker.Outcome
+	for i := range batch {
+		o, err := db.publish(ctx, batch[i:i+1])
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, o...)
+	}
+	return out, nil
+}
+
+// preferExisting corrects what was found a duplicate and is there already.
+func (db *DB) preferExisting(ctx context.Context, batch []broker.Publication, out []broker.Outcome) {
+	for i := range out {
+		if out[i].State == broker.Duplicate && db.known(ctx, batch[i].Envelope.ID) {
+			out[i] = broker.Outcome{State: broker.Exists, ExistingID: batch[i].Envelope.ID}
+		}
+	}
+}
+
+// publishTimeout bounds a publishing to several partitions that cannot be
+// cancelled any more.
+const publishTimeout = 10 * time.Second
+
+// store publishes the items that are not decided yet.
+func (db *DB) store(ctx context.Context, batch []broker.Publication, data [][]byte, out []broker.Outcome) error {
+	now := db.clock()
+	parts := make([][]int, len(db.tags))
+	for i := range batch {
+		if out[i].State == 0 {
+			p := db.partition(batch[i].Envelope.ID)
+			parts[p] = append(parts[p], i)
+		}
+	}
 	var calls []call
 	for p, items := range parts {
 		if len(items) == 0 {
@@ -91,23 +182,28 @@ func (b *redisBroker) Publish(ctx context.Context, batch []broker.Publication) (
 		}
 		args := make([]string, 0, 4*len(items))
 		for _, i := range items {
-			args = appendPublication(args, batch[i].Envelope, data[i], batch[i].Claims, now)
+			args = db.appendItem(args, batch[i].Envelope, data[i], batch[i].Claims, now)
 		}
-		calls = append(calls, call{b.db.scripts.publish, p, args})
+		calls = append(calls, call{db.scripts.publish, p, args})
 	}
 	if len(calls) == 0 {
-		return out, nil
+		return nil
 	}
-	msgs, errs := b.db.runAll(ctx, calls)
+	if len(calls) > 1 { // once begun, it is done whole
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
+		defer cancel()
+	}
+	msgs, errs := db.runAll(ctx, calls)
 	for k := range calls {
 		if errs[k] != nil {
-			return nil, fmt.Errorf("publish: %w", errs[k])
+			return errs[k]
 		}
 		if err := published(msgs[k], parts[calls[k].partition], batch, out); err != nil {
-			return nil, fmt.Errorf("publish: %w", err)
+			return err
 		}
 	}
-	return out, nil
+	return nil
 }
 
 // published reads what became of the items of one partition.

@@ -38,10 +38,11 @@ func (x *exchange) run(ctx context.Context) error {
 		if i == len(rounds)-1 {
 			asks = x.ask(asks, first, asked)
 		}
-		if err := x.send(ctx, asks); err != nil {
+		if _, err := x.send(ctx, asks); err != nil {
 			return err
 		}
 	}
+	x.c.db.deliver(ctx, parcelsOf(x.c.db, x.items, x.batch.Settled))
 	if err := x.others(ctx, first, asked); err != nil {
 		return err
 	}
@@ -97,15 +98,16 @@ func (x *exchange) selection(p, count, bytes int) *selection {
 	defer c.mu.Unlock()
 	return &selection{
 		consumer: c, queues: x.order, count: count, bytes: bytes, turn: c.turn,
-		waits: c.parts[p].waits, holds: len(c.held) > 0,
+		waits: c.parts[p].waits, holds: len(c.held) > 0, strict: len(x.batch.Deliveries) > 0,
 	}
 }
 
-// send runs asks and gathers their answers.
-func (x *exchange) send(ctx context.Context, asks []ask) error {
+// send runs asks and gathers their answers. It returns the partitions that have
+// more, where there was room for it.
+func (x *exchange) send(ctx context.Context, asks []ask) (more []int, err error) {
 	answers, err := x.c.db.exchanges(ctx, asks, x.items, x.live, x.renewals)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for i := range answers {
 		a := &answers[i]
@@ -118,6 +120,9 @@ func (x *exchange) send(ctx context.Context, asks []ask) error {
 		x.batch.Deliveries = append(x.batch.Deliveries, a.deliveries...)
 		x.values = append(x.values, a.values...)
 		x.batch.Revoked = append(x.batch.Revoked, a.revoked...)
+		if a.more && len(a.deliveries) >= asks[i].sel.count {
+			more = append(more, asks[i].partition)
+		}
 		x.batch.More = x.batch.More || a.more
 		x.left -= len(a.deliveries)
 		for k := range a.deliveries {
@@ -130,40 +135,42 @@ func (x *exchange) send(ctx context.Context, asks []ask) error {
 			x.c.db.log.Warn("entries of queues without a task were dropped", "entries", a.skipped, "partition", asks[i].partition)
 		}
 	}
-	return nil
+	return more, nil
 }
 
 // smallBytes is a bound under which partitions are asked one after the other,
-// since each may exceed its share by one delivery.
+// and in full.
 const smallBytes = 1 << 20
 
-// others asks the partitions that were not asked yet for what is still wanted.
+// others asks the partitions that were not asked yet for what is still wanted,
+// each for its share, and then those that have more.
 func (x *exchange) others(ctx context.Context, first int, asked []bool) error {
-	if x.want.Count <= 0 {
+	if x.want.Count <= 0 || len(asked) == 1 {
 		return nil
 	}
-	for from := 1; from < len(asked); {
+	var left []int
+	for i := 1; i < len(asked); i++ {
+		left = append(left, (first+i)%len(asked))
+	}
+	for len(left) > 0 {
 		if x.left <= 0 || x.want.Bytes > 0 && x.bytes <= 0 {
 			x.batch.More = true // it was not looked
-			break
+			return nil
 		}
-		n := min(len(asked)-from, x.left)
+		n := min(len(left), x.left)
 		if x.want.Bytes > 0 && x.bytes < smallBytes {
 			n = 1
 		}
 		asks := make([]ask, 0, n)
-		for i := range n {
-			p := (first + from + i) % len(asked)
-			bytes := 0
-			if x.want.Bytes > 0 {
-				bytes = max(1, x.bytes/n)
-			}
-			asks = append(asks, ask{partition: p, sel: x.selection(p, x.left/n, bytes)})
+		for _, p := range left[:n] {
+			asks = append(asks, ask{partition: p, sel: x.selection(p, x.left/n, x.bytes/n)})
 		}
-		from += n
-		if err := x.send(ctx, asks); err != nil {
+		left = left[n:]
+		more, err := x.send(ctx, asks)
+		if err != nil {
 			return err
 		}
+		left = append(left, more...)
 	}
 	return nil
 }

@@ -21,6 +21,8 @@ type script struct {
 
 // scripts are all of them. Each is common.lua and the files that it names.
 type scripts struct {
+	claims, outbox *script
+	sweep *script
 	publish, exchange, close, revoke, purge, queues, get, watch *script
 	lock, apply, due, fire, finish                              *script
 
@@ -43,6 +45,9 @@ func loadScripts() (scripts, error) {
 		{&s.queues, []string{"common", "queues"}},
 		{&s.get, []string{"common", "get"}},
 		{&s.watch, []string{"common", "watch"}},
+		{&s.sweep, []string{"common", "sweep"}},
+		{&s.claims, []string{"common", "claims"}},
+		{&s.outbox, []string{"common", "outbox"}},
 		{&s.lock, []string{"common", "schedule", "lock"}},
 		{&s.apply, []string{"common", "schedule", "apply"}},
 		{&s.due, []string{"common", "schedule", "due"}},

@@ -16,6 +16,7 @@ import (
 type settlement struct {
 	id      string
 	args    []string
+	sent    []string // what it has to do in other partitions: entries of the outbox
 	refused error
 }
 
@@ -39,7 +40,7 @@ func kindOf(s task.State) byte {
 // newSettlement makes a settlement's arguments; see settle_all, settle_plain and
 // settle_slow in lua/settle.lua. value is the task's, if it is known and an
 // ended task keeps it as it is.
-func newSettlement(s *broker.Settlement, value string, now int64) settlement {
+func (db *DB) newSettlement(s *broker.Settlement, value string, now int64) settlement {
 	o := &s.Outcome
 	v := settlement{id: s.Receipt.ID}
 	kind := kindOf(o.State)
@@ -65,22 +66,20 @@ func newSettlement(s *broker.Settlement, value string, now int64) settlement {
 		v.args = append(v.args, keep)
 		return v
 	}
-	v.refused = v.more(s, keep, now)
+	v.refused = db.more(&v, s, keep, now)
 	return v
 }
 
 // more appends the rest of a settlement that is not plain.
-func (v *settlement) more(s *broker.Settlement, keep string, now int64) error {
+func (db *DB) more(v *settlement, s *broker.Settlement, keep string, now int64) error {
 	o := &s.Outcome
-	reserved := 0
+	reserved, worker, failure := 0, "", ""
 	if o.Reserved && o.State == task.Queued {
 		reserved = 1
 	}
-	worker := ""
 	if o.Worker != "" {
 		worker = escape(o.Worker)
 	}
-	failure := ""
 	if o.Error != nil {
 		text, err := json.Marshal(o.Error)
 		if err != nil {
@@ -88,18 +87,42 @@ func (v *settlement) more(s *broker.Settlement, keep string, now int64) error {
 		}
 		failure = string(text)
 	}
-	v.args = append(v.args, fmt.Sprintf("%s %d %d %d %d %d %d", keep, millis(o.NotBefore), o.Attempt, reserved,
-		millis(o.StartedAt), len(s.Release), len(s.Followups)), worker, failure)
-	v.args = append(v.args, s.Release...)
+	home := db.partition(v.id)
+	var releases, followups []string
+	near := 0
+	for _, key := range s.Release {
+		if db.partition(key) == home {
+			releases = append(releases, key)
+		} else {
+			v.sent = append(v.sent, releaseEntry(v.id, key))
+		}
+	}
 	for i := range s.Followups {
 		f := &s.Followups[i]
 		data, err := prepare(f)
 		if err != nil {
 			return fmt.Errorf("follow-up %d: %w", i, err)
 		}
-		v.args = appendPublication(v.args, f.Envelope, data, f.Claims, now)
+		if db.near(f, home) {
+			near++
+			followups = appendPublication(followups, f.Envelope, data, f.Claims, now)
+			continue
+		}
+		entry, err := publicationEntry(data, f.Claims)
+		if err != nil {
+			return fmt.Errorf("follow-up %d: %w", i, err)
+		}
+		v.sent = append(v.sent, entry)
 	}
+	v.args = append(v.args, fmt.Sprintf("%s %d %d %d %d %d %d %d", keep, millis(o.NotBefore), o.Attempt, reserved,
+		millis(o.StartedAt), len(releases), near, len(v.sent)), worker, failure)
+	v.args = append(append(append(v.args, releases...), followups...), v.sent...)
 	return nil
+}
+
+// near reports whether a publication can be stored in that partition's step.
+func (db *DB) near(p *broker.Publication, partition int) bool {
+	return db.partition(p.Envelope.ID) == partition && (len(db.tags) == 1 || len(p.Claims) == 0)
 }
 
 // endBody is what is kept of a terminal outcome, after its length in seven

@@ -215,17 +215,22 @@ local function record_of(v)
   return { 0, 0, prio, queue, lease, '.', attempt, 0, 0, 0, 0, notbefore, 0, 0, '-', '-', '' }
 end
 
--- The claims of a task that have no time of their own end with it.
-local function end_claims(id, v)
-  if not flagged(v, CLAIMS) then return end
-  for _, key in ipairs(call('LRANGE', P .. ':c:' .. id, 0, -1)) do
-    if call('GET', P .. ':claim:' .. key) == id then call('DEL', P .. ':claim:' .. key) end
-  end
-  call('DEL', P .. ':c:' .. id)
-end
+-- send leaves something for another partition to do: whoever wrote it does it,
+-- or, two seconds later, whoever receives here.
+local function send(entry) call('ZADD', P .. ':outbox', now, entry) end
 
 local function release(id, key)
   if call('GET', P .. ':claim:' .. key) == id then call('DEL', P .. ':claim:' .. key) end
+end
+
+-- The claims of a task that have no time of their own end with it.
+local function end_claims(id, v)
+  if not flagged(v, CLAIMS) then return end
+  for _, entry in ipairs(call('LRANGE', P .. ':c:' .. id, 0, -1)) do
+    local partition, key = match(entry, '^(%d*) (.*)$')
+    if partition == '' or partition == match(P, '(%d+)}$') then release(id, key) elseif key then send('r ' .. id .. ' ' .. key) end
+  end
+  call('DEL', P .. ':c:' .. id)
 end
 
 -- trim cuts args of more than one KiB out of a value whose task has ended.
@@ -290,7 +295,8 @@ end
 
 -- publish stores the task whose arguments begin at ARGV[a]: id, QUEUE:PRIO, the
 -- value, and "" or "FLAG DUE CLAIMS" followed by a key and a time for each
--- claim. It returns what became of it, the holder of a claim, and where the next
+-- claim (rN: it is taken
+-- already, in partition N). It returns what became of it, the holder of a claim, and where the next
 -- one's arguments begin.
 --
 -- Lua hashes every byte of every string it makes, so a value is handed on as it
@@ -313,7 +319,7 @@ end
 local function claimed(id, a, n)
   for i = a, a + 2 * n - 2, 2 do
     local key = P .. ':claim:' .. ARGV[i]
-    local holder = call('GET', key)
+    local holder = sub(ARGV[i + 1], 1, 1) ~= 'r' and call('GET', key)
     if holder and holder ~= id then
       if call('PTTL', key) ~= -1 or call('EXISTS', TASK .. holder) == 1 then return holder end
     elseif holder and call('PTTL', key) ~= -1 then
@@ -325,13 +331,16 @@ end
 local function claim(id, a, n)
   local bit = 0
   for i = a, a + 2 * n - 2, 2 do
-    local ms = tonumber(ARGV[i + 1])
-    if ms > 0 then
-      call('SET', P .. ':claim:' .. ARGV[i], id, 'PX', ms)
-    else
-      call('SET', P .. ':claim:' .. ARGV[i], id)
-      call('RPUSH', P .. ':c:' .. id, ARGV[i])
+    local ms = ARGV[i + 1]
+    if sub(ms, 1, 1) == 'r' then -- it is taken already, where its key lies
+      call('RPUSH', P .. ':c:' .. id, sub(ms, 2) .. ' ' .. ARGV[i])
       bit = CLAIMS
+    elseif ms == '0' then
+      call('SET', P .. ':claim:' .. ARGV[i], id)
+      call('RPUSH', P .. ':c:' .. id, ' ' .. ARGV[i])
+      bit = CLAIMS
+    else
+      call('SET', P .. ':claim:' .. ARGV[i], id, 'PX', ms)
     end
   end
   return bit

@@ -8,7 +8,7 @@
 --         to wait for them   5 bytes wanted, 0: any
 --         6 the order of queues   7 the whole subscription   8 turn
 --         9 what the consumer believes: "w" it is registered as waiting,
---           "n" it holds something
+--           "n" it holds something; "s" also the first delivery must fit
 --         10 settlements   11 renewals   then their ids, then for each
 --         settlement EPOCH KIND BODY EXTRA (see settle_slow), and for each
 --         renewal EPOCH EXTEND START WORKER PROGRESS
@@ -36,7 +36,7 @@ if consumer ~= '' then
   for i = 1, #pauses do paused[pauses[i]] = true end
   local more
   if want > 0 then
-    bytes = tonumber(ARGV[5])
+    bytes, strict = tonumber(ARGV[5]), find(believed, 's', 1, true)
     room = bytes > 0 and bytes or math.huge
     take_all(order, want, tonumber(ARGV[8]), paused)
     answer[4] = string.format('%.0f', lease(answer, consumer, ARGV[2], ARGV[3]))

@@ -47,7 +47,7 @@ end
 
 -- What is taken: ids, values, run records of those that have one, and places of
 -- those that came back.
-local taken, room, bytes, stale = {}, 0, 0, 0
+local taken, room, bytes, stale, strict = {}, 0, 0, 0, false
 
 local function drop_mark(queue, mark)
   local marks = call('HGET', FILLED, queue)
@@ -90,7 +90,7 @@ local function take_some(queue, mark, n)
     local v, r = vals[i], lines[i] and parse(lines[i])
     if not v or byte(v) ~= 119 or r and not back and has(r, 'h') or back and not r then
       skip(queue)
-    elseif bytes > 0 and #taken > 0 and #v > room then
+    elseif bytes > 0 and (strict or #taken > 0) and #v > room then
       for k = #ids, i, -1 do -- they stay where they were
         if back then
           call('ZADD', P .. ':b:' .. queue .. ':' .. prio, places[k], ids[k])

@@ -119,8 +119,8 @@ end
 -- settle_slow reads the rest of a settlement's arguments, from ARGV[a] on, and
 -- applies it; it returns where the next one's begin.
 local function settle_slow(id, line, kind, body, extra, a)
-  local keep, due, attempt, reserved, started, releases, followups =
-    match(extra, '^(%S+) (%d+) (%d+) (%d) (%d+) (%d+) (%d+)$')
+  local keep, due, attempt, reserved, started, releases, followups, sent =
+    match(extra, '^(%S+) (%d+) (%d+) (%d) (%d+) (%d+) (%d+) (%d+)$')
   local s = {
     kind = kind, body = body, keep = tonumber(keep), due = tonumber(due), attempt = tonumber(attempt),
     reserved = reserved == '1', started = tonumber(started), worker = ARGV[a], err = ARGV[a + 1],
@@ -139,7 +139,10 @@ local function settle_slow(id, line, kind, body, extra, a)
       a = a + 4 + 2 * tonumber(match(ARGV[a + 3], '(%d+)$') or 0)
     end
   end
-  return a
+  for i = a, a + sent - 1 do
+    if line then send(ARGV[i]) end
+  end
+  return a + sent
 end
 
 -- values reads the values of the tasks that plain settlements end which do not

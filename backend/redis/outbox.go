@@ -1,0 +1,134 @@
+package redis
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strings"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/task"
+)
+
+// What a settlement has to do in other partitions than its task's is written
+// down in the settlement's step, as entries of the partition's outbox, and then
+// done: "p PUBLICATION" publishes, "r ID KEY" releases a claim. Both may happen
+// twice without harm.
+
+// parcel is an outbox entry on its way.
+type parcel struct {
+	partition int // whose outbox
+	entry     string
+}
+
+// sentPublication is a publication in an outbox.
+type sentPublication struct {
+	Envelope json.RawMessage `json:"envelope"`
+	Claims   []broker.Claim  `json:"claims,omitempty"`
+}
+
+func publicationEntry(data []byte, claims []broker.Claim) (string, error) {
+	text, err := json.Marshal(sentPublication{data, claims})
+	if err != nil {
+		return "", fmt.Errorf("%w publication: %w", task.ErrInvalid, err)
+	}
+	return "p " + string(text), nil
+}
+
+func releaseEntry(id, key string) string { return "r " + id + " " + key }
+
+// deliver does what outbox entries say, and removes them. What fails stays for
+// whoever receives there later.
+func (db *DB) deliver(ctx context.Context, parcels []parcel) {
+	if len(parcels) == 0 {
+		return
+	}
+	if err := db.deliverAll(ctx, parcels); err != nil {
+		db.log.Warn("deliver to other partitions; it will be tried again", "entries", len(parcels), "error", err)
+	}
+}
+
+func (db *DB) deliverAll(ctx context.Context, parcels []parcel) error {
+	var batch []broker.Publication
+	var drop []farClaim
+	done := make([][]string, len(db.tags))
+	for _, p := range parcels {
+		done[p.partition] = append(done[p.partition], p.entry)
+		kind, rest, _ := strings.Cut(p.entry, " ")
+		switch kind {
+		case "p":
+			v, err := readPublication(rest)
+			if err != nil {
+				db.log.Error("an outbox entry is damaged; it is dropped", "entry", p.entry[:min(len(p.entry), 200)], "error", err)
+				continue
+			}
+			batch = append(batch, v)
+		case "r":
+			id, key, _ := strings.Cut(rest, " ")
+			drop = append(drop, farClaim{key: key, id: id})
+		}
+	}
+	if len(batch) > 0 {
+		if _, err := db.publish(ctx, batch); err != nil {
+			return err
+		}
+	}
+	if _, err := db.claims(ctx, "drop", drop); err != nil {
+		return err
+	}
+	var calls []call
+	for p, entries := range done {
+		if len(entries) > 0 {
+			calls = append(calls, call{db.scripts.outbox, p, append([]string{outboxAge}, entries...)})
+		}
+	}
+	_, errs := db.runAll(ctx, calls)
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func readPublication(text string) (broker.Publication, error) {
+	var s sentPublication
+	if err := json.Unmarshal([]byte(text), &s); err != nil {
+		return broker.Publication{}, err
+	}
+	e, err := task.Decode(s.Envelope)
+	return broker.Publication{Envelope: e, Claims: s.Claims}, err
+}
+
+// outboxAge is the ms after which an entry is taken for left behind.
+const outboxAge = "2000"
+
+// collectNow delivers what the scripts of this call wrote to outboxes.
+func (db *DB) collectNow(ctx context.Context) {
+	if len(db.tags) > 1 {
+		db.collect(ctx, "0")
+	}
+}
+
+// collect delivers what others left in the outboxes.
+func (db *DB) collect(ctx context.Context, age string) {
+	calls := make([]call, len(db.tags))
+	for p := range calls {
+		calls[p] = call{db.scripts.outbox, p, []string{age}}
+	}
+	var parcels []parcel
+	msgs, errs := db.runAll(ctx, calls)
+	for p := range calls {
+		if errs[p] != nil {
+			continue // the exchange that follows will say so
+		}
+		entries, err := msgs[p].AsStrSlice()
+		if err != nil {
+			continue
+		}
+		for _, e := range entries {
+			parcels = append(parcels, parcel{partition: p, entry: e})
+		}
+	}
+	db.deliver(ctx, parcels)
+}
