@@ -30,6 +30,7 @@ func (b *redisBroker) Capabilities() broker.Capabilities {
 		Powers: []broker.Power{
 			broker.PowerDurable, broker.PowerShared, broker.PowerPush, broker.PowerPriorities, broker.PowerDelays,
 			broker.PowerClaims, broker.PowerFollowups, broker.PowerRevoke, broker.PowerStatuses, broker.PowerImport, broker.PowerEdit,
+			broker.PowerOwner, broker.PowerPause, broker.PowerRates,
 		},
 		MaxSize: task.DefaultMaxSize,
 	}

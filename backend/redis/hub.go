@@ -22,6 +22,7 @@ type hub struct {
 	db      *DB
 	process string // a word; one of a Cluster begins with k
 	channel string
+	topics  *topics
 
 	start sync.Once
 	stop  context.CancelFunc
@@ -45,6 +46,7 @@ func newHub(db *DB) *hub {
 	h := &hub{
 		db: db, process: "p" + hex.EncodeToString(random), ready: make(chan struct{}),
 		consumers: make(map[int]*consumer), watches: make(map[string]map[chan struct{}]struct{}),
+		topics: newTopics(),
 	}
 	if db.config.Cluster {
 		h.process = "k" + h.process[1:]
@@ -118,13 +120,24 @@ func (h *hub) subscribed(ctx context.Context, again <-chan time.Time) error {
 	defer cancel()
 	subscribed := make(chan struct{}, 1)
 	lost := client.SetPubSubHooks(rueidis.PubSubHooks{
-		OnMessage: func(m rueidis.PubSubMessage) { h.hear(m.Message) },
+		OnMessage: func(m rueidis.PubSubMessage) {
+			if m.Channel == h.channel {
+				h.hear(m.Message)
+			} else {
+				h.topics.hear(m.Channel, m.Message)
+			}
+		},
 		OnSubscription: func(s rueidis.PubSubSubscription) {
-			if s.Kind == "subscribe" {
+			switch {
+			case s.Kind != "subscribe":
+			case s.Channel == h.channel:
 				signal(subscribed)
+			default:
+				h.topics.confirmed(s.Channel)
 			}
 		},
 	})
+	defer h.topics.lost()
 	if err := client.Do(ctx, client.B().Subscribe().Channel(h.channel).Build()).Error(); err != nil {
 		return err
 	}
@@ -132,6 +145,10 @@ func (h *hub) subscribed(ctx context.Context, again <-chan time.Time) error {
 		select {
 		case <-subscribed:
 			h.connectedAgain(ctx)
+		case <-h.topics.changed:
+			if err := h.topics.sync(ctx, client); err != nil {
+				return err
+			}
 		case <-again:
 			h.watchAll(ctx)
 		case err := <-lost:

@@ -14,9 +14,13 @@ type resultStores struct{ configs sync.Map }
 
 func (s *resultStores) open(t testing.TB, c redis.Config) storetest.Backend {
 	t.Helper()
-	r := open(t, c).Results()
+	db := open(t, c)
+	r := db.Results()
 	s.configs.Store(r, c)
-	return storetest.Backend{Results: r, Watcher: r.(store.Watcher), Outboxes: r.(store.Outboxes)}
+	return storetest.Backend{
+		Results: r, Watcher: r.(store.Watcher), Outboxes: r.(store.Outboxes),
+		Heartbeats: db.Heartbeats(), Control: db.Control(), Limiter: db.Broker().(store.Limiter),
+	}
 }
 
 func (s *resultStores) reopen(t testing.TB, b storetest.Backend) storetest.Backend {

@@ -29,6 +29,8 @@ type scripts struct {
 	deadlist, deadreplay, deadpurge, deadimport *script
 
 	getrecords, setrecords, delete *script
+
+	limit, pause, beat, beats, memo, tell *script
 }
 
 func loadScripts() (scripts, error) {
@@ -60,6 +62,12 @@ func loadScripts() (scripts, error) {
 		{&s.getrecords, []string{"common", "getrecords"}},
 		{&s.setrecords, []string{"common", "setrecords"}},
 		{&s.delete, []string{"common", "dead", "delete"}},
+		{&s.limit, []string{"common", "limit"}},
+		{&s.pause, []string{"common", "pause"}},
+		{&s.beat, []string{"common", "beat"}},
+		{&s.beats, []string{"common", "beats"}},
+		{&s.memo, []string{"common", "memo"}},
+		{&s.tell, []string{"common", "tell"}},
 	} {
 		loaded, err := loadScript(part.files...)
 		if err != nil {

@@ -113,7 +113,7 @@ func (o Options) rules() []conform.Rule {
 }
 
 // ordered are the rules whose tests build on the order of tasks.
-var ordered = []string{"B1", "B6", "B7", "B8", "B10", "B11", "B19", "B26", "B27", "P1", "Model"}
+var ordered = []string{"B1", "B6", "B7", "B8", "B10", "B11", "B19", "B26", "B27", "P1", "P3", "Model"}
 
 var tests = []struct {
 	name string
