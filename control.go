@@ -27,15 +27,23 @@ const (
 	CommandLogLevel = runner.KindLogLevel // LogLevelArgs; replies the one before
 )
 
-// What commands take and reply.
-type (
-	Inspection    = runner.Inspection
-	InspectedTask = runner.InspectedTask
-	ShutdownArgs  = runner.ShutdownArgs
-	ScaleArgs     = runner.ScaleArgs
-	Scaled        = runner.Scaled
-	LogLevelArgs  = runner.LogLevelArgs
-)
+// Inspection is what a worker replies to CommandInspect.
+type Inspection = runner.Inspection
+
+// InspectedTask is a task of an Inspection.
+type InspectedTask = runner.InspectedTask
+
+// ShutdownArgs are those of CommandShutdown.
+type ShutdownArgs = runner.ShutdownArgs
+
+// ScaleArgs are those of CommandScale.
+type ScaleArgs = runner.ScaleArgs
+
+// Scaled is what a worker replies to CommandScale.
+type Scaled = runner.Scaled
+
+// LogLevelArgs are those of CommandLogLevel.
+type LogLevelArgs = runner.LogLevelArgs
 
 // DefaultAskTime is how long Ask waits for replies unless told otherwise.
 const DefaultAskTime = 5 * time.Second

@@ -130,9 +130,9 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 
 // signal NAME sends a signal to every process in the background.
 func sendSignal(ts *testscript.TestScript, _ bool, args []string) {
-	s, ok := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "QUIT": syscall.SIGQUIT, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT}[args[0]]
+	s, ok := map[string]os.Signal{"TERM": syscall.SIGTERM, "INT": syscall.SIGINT, "QUIT": syscall.SIGQUIT}[args[0]]
 	if !ok {
-		ts.Fatalf("signal %s: want TERM, INT, QUIT, STOP or CONT", args[0])
+		ts.Fatalf("signal %s: want TERM, INT or QUIT", args[0])
 	}
 	for _, c := range ts.BackgroundCmds() {
 		ts.Check(c.Process.Signal(s))

@@ -60,10 +60,31 @@ func (s *session) queueListCommand() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		_, err = list(s, queueView(), one(infos))
-		return err
+		if _, err = list(s, queueView(), one(infos)); err != nil {
+			return err
+		}
+		return s.tellPaused(ctx, client)
 	})
 	return c
+}
+
+// tellPaused tells people which queues are paused; observe queues tells all.
+func (s *session) tellPaused(ctx context.Context, client *stem.Client) error {
+	if s.flags.output != asTable && s.flags.output != asWide {
+		return nil
+	}
+	pauses, err := client.PausedQueues(ctx)
+	if err != nil {
+		return err
+	}
+	for _, p := range pauses {
+		text := fmt.Sprintf("queue %s is paused, since %s", p.Queue, ago(p.Since))
+		if p.Note != "" {
+			text += ": " + p.Note
+		}
+		s.note("%s", text)
+	}
+	return nil
 }
 
 func queueView() view[broker.QueueInfo] {
