@@ -32,7 +32,7 @@ func TestServe(t *testing.T) {
 	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
 	secret := "0123456789abcdef-secret"
 	file := filepath.Join(t.TempDir(), "tokens")
-	if err := os.WriteFile(file, []byte("# of the test\nci:enqueue+read:"+secret+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("# of the test\nci:enqueue+read+work:"+secret+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	s := here(t, shop(), []string{"STEM_BROKER_URL=memory:", "STEM_API_TOKENS=@" + file},
@@ -49,6 +49,16 @@ func TestServe(t *testing.T) {
 	}
 	if got := s.must(http.StatusOK, "GET", admin+"/metrics", ""); !strings.Contains(got, `stem_queue_depth{queue="failing"} 1`) {
 		t.Errorf("no depth of the queue in the metrics:\n%s", got)
+	}
+	// What is executed over the API is in the metrics too.
+	var leased struct{ Tasks []struct{ Receipt string } }
+	answer := s.must(http.StatusOK, "POST", api+"/v1/lease", `{"queues":["failing"]}`, auth...)
+	if err := json.Unmarshal([]byte(answer), &leased); err != nil || len(leased.Tasks) != 1 {
+		t.Fatalf("leased %s, %v", answer, err)
+	}
+	s.must(http.StatusOK, "POST", api+"/v1/settle", fmt.Sprintf(`{"tasks":[{"receipt":%q,"outcome":"succeeded"}]}`, leased.Tasks[0].Receipt), auth...)
+	if got := s.must(http.StatusOK, "GET", admin+"/metrics", ""); !strings.Contains(got, `stem_tasks_succeeded_total{queue="failing",task="shop.fail"} 1`) {
+		t.Errorf("no pulled task in the metrics:\n%s", got)
 	}
 	s.must(http.StatusOK, "GET", admin+"/readyz", "")
 	s.log.find(t, `"path":"/v1/tasks","status":201`)
