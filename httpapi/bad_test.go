@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/httpapi"
 )
 
@@ -160,6 +161,42 @@ func TestBadRequests(t *testing.T) {
 			t.Errorf("request id %q gets %q", id, got)
 		}
 	}
+}
+
+// TestBadQueries: no store fails on what only it can tell to be wrong.
+func TestBadQueries(t *testing.T) {
+	stores(t, func(t *testing.T, b stem.Backend) {
+		r := newRigOn(t, b, httpapi.Options{})
+		r.enqueue(`{"name":"a","id":"a"}`)
+		var paths []string
+		for _, cursor := range []string{"x", "~", "1~", "~a", "-1~a", "99999999999999999999~a", "9223372036854775807~a", "1~a~b", "%00", "%ff", "1%20~a", strings.Repeat("1", 5000)} {
+			paths = append(paths, "/v1/tasks?cursor="+cursor, "/v1/deadletters?cursor="+cursor)
+		}
+		for _, query := range []string{
+			"limit=0", "limit=-1", "limit=1e3", "limit=99999999999999999999", "limit=1001", "limit=", "since=yesterday", "since=-1h", "since=9999999h",
+			"until=10000-01-01T00:00:00Z", "since=0000-01-01T00:00:00Z", "state=running,", "state=done", "q=state:done", "q=%22", "q=x:y", "q=a&state=failed",
+			"cursor=1~a&cursor=1~a", "nobody=1", "name=%ff", "args=%00",
+		} {
+			paths = append(paths, "/v1/tasks?"+query)
+		}
+		for _, path := range paths {
+			if got := r.do("GET", path, ""); got.status >= 500 || got.status != 200 && got.problem() == "" {
+				t.Errorf("%.100s: %d %.200s", path, got.status, got.body)
+			}
+		}
+		for _, path := range []string{"/v1/tasks?cursor=x", "/v1/deadletters?cursor=x", "/v1/tasks?limit=0", "/v1/tasks?state=done", "/v1/tasks?q=state:done", "/v1/tasks?name=%ff"} {
+			if got := r.do("GET", path, ""); got.status != 400 {
+				t.Errorf("%s: %d %.200s", path, got.status, got.body)
+			}
+		}
+		for _, filter := range []string{`{"ids":["a b"]}`, `{"queue":"a b"}`, `{"before":"0001-01-01T00:00:00Z"}`, `{"task":"["}`, `{"ids":[]}`, `{"reason":"\u0000"}`} {
+			for _, path := range []string{"/v1/deadletters/replay", "/v1/deadletters/purge"} {
+				if got := r.do("POST", path, `{"dryRun":true,"filter":`+filter+`}`); got.status >= 500 {
+					t.Errorf("%s %s: %d %.200s", path, filter, got.status, got.body)
+				}
+			}
+		}
+	})
 }
 
 // dial opens a bare connection to the server.
