@@ -30,9 +30,15 @@ func CheckLock(name, holder string, ttl time.Duration) error {
 	return nil
 }
 
-// CheckChanges checks each change of a batch, and that no id is there twice.
-// The error wraps task.ErrInvalid.
+// MaxChanges is how many changes one Apply takes.
+const MaxChanges = 100_000
+
+// CheckChanges checks each change of a batch, that no id is there twice, and
+// that there are not too many. The error wraps task.ErrInvalid.
 func CheckChanges(changes []ScheduleChange) error {
+	if len(changes) > MaxChanges {
+		return fmt.Errorf("%w changes: %d schedules in one batch, at most %d", task.ErrInvalid, len(changes), MaxChanges)
+	}
 	seen := make(map[string]bool, len(changes))
 	for i := range changes {
 		c := &changes[i]

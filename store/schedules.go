@@ -39,9 +39,10 @@ const MaxDefinition = 64 << 10
 //     version and the last due moment that the change was made from (zero for an
 //     entry that must not exist yet; a delete asks for the version alone); else
 //     it is a *ConflictError. It raises the version. Versions of an id are never
-//     used again, not even after the entry was deleted. A change that Check
-//     refuses, or an id that is there twice, is task.ErrInvalid. The answer has
-//     each entry as it is stored now, or as it was before it was deleted.
+//     used again, not even after the entry was deleted. What CheckChanges
+//     refuses is task.ErrInvalid: a wrong change, an id that is there twice, more
+//     than MaxChanges. The answer has each entry as it is stored now, or as it
+//     was before it was deleted.
 //   - T2  A delete removes the entry with its history; what is pending stays
 //     so. Deleting, or changing, what is not there is ErrNoSchedule.
 //   - T3  Get and List show what an earlier call stored. List goes by id, in
