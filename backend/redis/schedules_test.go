@@ -8,7 +8,6 @@ import (
 
 	"github.com/stemjobs/stem/backend/redis"
 	"github.com/stemjobs/stem/broker"
-	"github.com/stemjobs/stem/internal/redistest"
 	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/store/storetest"
 	"github.com/stemjobs/stem/task"
@@ -19,7 +18,7 @@ func TestScheduleConformance(t *testing.T) {
 		"one partition":   func(*testing.T) redis.Config { return redis.Config{Partitions: 1} },
 		"four partitions": func(*testing.T) redis.Config { return redis.Config{Partitions: 4} },
 		"cluster": func(t *testing.T) redis.Config {
-			return redis.Config{Addrs: redistest.StartCluster(t, redistest.ClusterOptions{}).Addrs(), Cluster: true}
+			return redis.Config{Addrs: cluster.Get(t).Addrs(), Cluster: true}
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

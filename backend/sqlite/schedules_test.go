@@ -117,6 +117,34 @@ func TestScheduleAcrossProcesses(t *testing.T) {
 	}
 }
 
+// Where no socket can be made, who waits sees a change by looking at the file.
+func TestScheduleWaitWithoutSockets(t *testing.T) {
+	long := filepath.Join(t.TempDir(), strings.Repeat("l", 120))
+	if err := os.Mkdir(long, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", long) // where they would be made instead
+	path := filepath.Join(long, "stem.db")
+	s := open(t, sqlite.Config{Path: path}).Schedules()
+	other := open(t, sqlite.Config{Path: path}).Schedules()
+	if _, err := s.Due(t.Context(), 0); err != nil {
+		t.Fatal(err)
+	}
+	woken := make(chan error, 1)
+	go func() { woken <- s.Wait(t.Context(), time.Hour) }()
+	if _, err := other.Apply(t.Context(), []store.ScheduleChange{newSchedule("a", time.Now())}); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-woken:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("a change was not seen")
+	}
+}
+
 // What a check finds in the tables of schedules and locks.
 func TestCheckFindsSchedules(t *testing.T) {
 	whole := newPath(t)
