@@ -368,3 +368,12 @@ func live(ctx context.Context, client *stem.Client, f *askFlags) ([]stem.Heartbe
 	}
 	return fit, nil
 }
+
+// anyWorkers lists the live workers; none where the store keeps no heartbeats.
+func anyWorkers(ctx context.Context, client *stem.Client) ([]stem.Heartbeat, error) {
+	workers, err := client.Workers(ctx)
+	if errors.Is(err, broker.ErrUnsupported) {
+		return nil, nil
+	}
+	return workers, err
+}

@@ -128,7 +128,7 @@ func expand(ctx context.Context, client *stem.Client, queues []string) ([]string
 	for _, p := range pauses {
 		known[p.Queue] = true
 	}
-	workers, err := client.Workers(ctx)
+	workers, err := anyWorkers(ctx, client)
 	if err != nil {
 		return nil, err
 	}

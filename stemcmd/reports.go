@@ -72,7 +72,7 @@ func queueReports(ctx context.Context, client *stem.Client) ([]queueReport, erro
 	if err != nil {
 		return nil, err
 	}
-	workers, err := client.Workers(ctx)
+	workers, err := anyWorkers(ctx, client)
 	if err != nil {
 		return nil, err
 	}
