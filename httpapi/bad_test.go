@@ -2,6 +2,7 @@ package httpapi_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -286,6 +287,31 @@ func TestConnectionLimit(t *testing.T) {
 	r.must(200, "GET", "/v1/queues", "", nil)
 	for _, c := range held {
 		c.Close()
+	}
+	eventually(t, "there is room again", func() bool {
+		c := r.dial()
+		defer c.Close()
+		fmt.Fprint(c, "GET /v1/queues HTTP/1.1\r\nHost: localhost\r\n\r\n")
+		n, _ := c.Read(make([]byte, 1))
+		return n == 1
+	})
+}
+
+// TestSlowReaders: who asks and does not read keeps no connection.
+func TestSlowReaders(t *testing.T) {
+	r := newRig(t, httpapi.Options{MaxConns: 3, WriteTimeout: 200 * time.Millisecond})
+	r.work(stem.NewTask[stem.None, string]("big").With(func(context.Context, stem.None) (string, error) {
+		return strings.Repeat("x", 900_000), nil
+	}))
+	id := r.enqueue(`{"name":"big","args":{}}`)
+	r.must(200, "GET", "/v1/tasks/"+id+"/wait", "", nil)
+	r.http.CloseIdleConnections()
+	for range 3 {
+		c := r.dial()
+		if err := c.(*net.TCPConn).SetReadBuffer(4096); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprint(c, strings.Repeat("GET /v1/tasks/"+id+" HTTP/1.1\r\nHost: localhost\r\n\r\n", 30))
 	}
 	eventually(t, "there is room again", func() bool {
 		c := r.dial()
