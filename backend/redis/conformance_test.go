@@ -1,6 +1,8 @@
 package redis_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"sync/atomic"
@@ -9,6 +11,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/stemjobs/stem/backend/redis"
+	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/broker/brokertest"
 	"github.com/stemjobs/stem/internal/redistest"
 )
@@ -57,6 +60,11 @@ func open(t testing.TB, c redis.Config) *redis.DB {
 func backend(t testing.TB, c redis.Config) brokertest.Backend {
 	t.Helper()
 	db := open(t, c)
+	t.Cleanup(func() {
+		if err := db.Check(context.Background()); err != nil && !errors.Is(err, broker.ErrClosed) {
+			t.Errorf("after the test: %v", err)
+		}
+	})
 	return brokertest.Backend{Broker: db.Broker(), Results: db.Results(), Handle: c}
 }
 

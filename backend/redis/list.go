@@ -131,8 +131,9 @@ func (j *journal) turn(ctx context.Context) error {
 	return nil
 }
 
-// journalPage is how many entries one command reads.
-const journalPage = 10_000
+// journalPage is how many entries one command reads. A list that is read in one
+// piece is not swept meanwhile.
+const journalPage = 50_000
 
 // list reads a list of the journal.
 func (j *journal) list(ctx context.Context, name string, minute int64) ([]ref, error) {

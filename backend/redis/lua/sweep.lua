@@ -13,8 +13,9 @@ local list = P .. ':j:' .. name
 local function alive(ids, from, to)
   local keys = {}
   for i = from, to do
-    keys[#keys + 1] = TASK .. ids[i]
-    keys[#keys + 1] = P .. ':s:' .. ids[i]
+    local id = sub(ids[i], 6) -- before it stand five digits: see journal
+    keys[#keys + 1] = TASK .. id
+    keys[#keys + 1] = P .. ':s:' .. id
   end
   if #keys == 0 then return 0 end
   return call('EXISTS', unpack(keys))
