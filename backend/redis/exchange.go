@@ -22,6 +22,7 @@ type selection struct {
 	bytes    int
 	turn     int
 	waits    bool // it believes that it is registered there as waiting
+	called   bool // it was called from there
 	holds    bool // it holds something
 	strict   bool // the first delivery too must fit into bytes
 }
@@ -58,6 +59,9 @@ func (db *DB) exchangeCall(a *ask, done []settlement, live []broker.Renewal, ren
 		believes := ""
 		if s.waits {
 			believes = "w"
+		}
+		if s.called {
+			believes += "c"
 		}
 		if s.holds {
 			believes += "n"

@@ -98,7 +98,7 @@ func (x *exchange) selection(p, count, bytes int) *selection {
 	defer c.mu.Unlock()
 	return &selection{
 		consumer: c, queues: x.order, count: count, bytes: bytes, turn: c.turn,
-		waits: c.parts[p].waits, holds: len(c.held) > 0, strict: len(x.batch.Deliveries) > 0,
+		waits: c.parts[p].waits, called: c.parts[p].called, holds: len(c.held) > 0, strict: len(x.batch.Deliveries) > 0,
 	}
 }
 
@@ -120,7 +120,7 @@ func (x *exchange) send(ctx context.Context, asks []ask) (more []int, err error)
 		x.batch.Deliveries = append(x.batch.Deliveries, a.deliveries...)
 		x.values = append(x.values, a.values...)
 		x.batch.Revoked = append(x.batch.Revoked, a.revoked...)
-		if a.more && len(a.deliveries) >= asks[i].sel.count {
+		if n := asks[i].sel.count; a.more && n > 0 && len(a.deliveries) >= n {
 			more = append(more, asks[i].partition)
 		}
 		x.batch.More = x.batch.More || a.more
@@ -155,7 +155,7 @@ func (x *exchange) others(ctx context.Context, first int, asked []bool) error {
 	for len(left) > 0 {
 		if x.left <= 0 || x.want.Bytes > 0 && x.bytes <= 0 {
 			x.batch.More = true // it was not looked
-			return nil
+			return x.decline(ctx, left)
 		}
 		n := min(len(left), x.left)
 		if x.want.Bytes > 0 && x.bytes < smallBytes {
@@ -173,4 +173,20 @@ func (x *exchange) others(ctx context.Context, first int, asked []bool) error {
 		left = append(left, more...)
 	}
 	return nil
+}
+
+// decline takes the consumer, which has all that it wanted, off those who wait in
+// partitions that it did not ask. A call from there goes to another.
+func (x *exchange) decline(ctx context.Context, partitions []int) error {
+	var asks []ask
+	for _, p := range partitions {
+		if s := x.selection(p, 0, 0); s.waits || s.called {
+			asks = append(asks, ask{partition: p, sel: s})
+		}
+	}
+	if len(asks) == 0 {
+		return nil
+	}
+	_, err := x.send(ctx, asks)
+	return err
 }

@@ -134,10 +134,10 @@ end
 local IDLE, KEEPERS = P .. ':idle', P .. ':keepers'
 
 local function call_for(queue, n, except)
-  if call('HEXISTS', P .. ':pauses', queue) == 1 then return end
   local from = 0
   while n > 0 do
     local list = call('ZRANGE', IDLE, from, from + 15, 'WITHSCORES')
+    if #list == 0 or from == 0 and call('HEXISTS', P .. ':pauses', queue) == 1 then return end
     for i = 1, #list, 2 do
       local process, number, entries = match(list[i], '^(%w+)%.(%d+) (.*)$')
       if not process or tonumber(list[i + 1]) < now then
@@ -165,10 +165,11 @@ local function call_keeper(queue)
   call_for(queue, 1)
 end
 
--- call_touched calls consumers for what became ready and is so still.
-local function call_touched(except)
+-- call_touched calls consumers for what became ready; where some of it may have
+-- been taken since, for what is so still.
+local function call_touched(except, taken)
   for queue, n in pairs(touched) do
-    if call('HEXISTS', FILLED, queue) == 1 then call_for(queue, min(8, floor((n + 63) / 64)), except) end
+    if not taken or call('HEXISTS', FILLED, queue) == 1 then call_for(queue, min(8, floor((n + 63) / 64)), except) end
   end
 end
 

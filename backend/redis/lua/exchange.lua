@@ -8,7 +8,7 @@
 --         to wait for them   5 bytes wanted, 0: any
 --         6 the order of queues   7 the whole subscription   8 turn
 --         9 what the consumer believes: "w" it is registered as waiting,
---           "n" it holds something; "s" also the first delivery must fit
+--           "c" it was called, "n" it holds something; "s" also the first delivery must fit
 --         10 settlements   11 renewals   then their ids, then for each
 --         settlement EPOCH KIND BODY EXTRA (see settle_slow), and for each
 --         renewal EPOCH EXTEND START WORKER PROGRESS
@@ -54,12 +54,12 @@ if consumer ~= '' then
   end
   local hungry = want > 0 and #taken < want and room >= 0 or want < 0 and not more
   answer[7] = wait_here(consumer, whole, hungry, find(believed, 'w', 1, true))
-  if more and #taken > 0 then call_for(more, 1, consumer) end
+  if more and want >= 0 and (#taken > 0 or find(believed, 'c', 1, true)) then call_for(more, 1, consumer) end
   touched[more or ''] = nil
 end
 write_ready()
 write_journal()
 write_counts()
-call_touched(consumer)
+call_touched(consumer, #taken > 0)
 tell_changes()
 return answer
