@@ -22,8 +22,8 @@ const checkAgain = 200 * time.Millisecond
 
 // Check verifies the deployment's invariants: every task that has not ended is
 // in one place, and what is in a place has its task; run records, leases, dead
-// letters, claims and counters agree. It returns one error that joins what it
-// found, or nil. It reads all keys of the namespace, page by page, and reports
+// letters, claims, counters and the scheduler's keys agree. It returns one error
+// that joins what it found, or nil. It reads all keys of the namespace, page by page, and reports
 // only what it finds wrong twice.
 func (db *DB) Check(ctx context.Context) error {
 	if err := db.check(ctx); err != nil {
@@ -92,7 +92,7 @@ func (db *DB) checkPartition(ctx context.Context, partition int) (map[string]boo
 		return nil, err
 	}
 	for _, step := range []func(context.Context, map[string][]string) error{
-		p.readTasks, p.readRuns, p.readLeases, p.readBack, p.readLines, p.readDelayed, p.readDead, p.readClaims,
+		p.readTasks, p.readRuns, p.readLeases, p.readBack, p.readLines, p.readDelayed, p.readDead, p.readClaims, p.readSchedules,
 	} {
 		if err := step(ctx, keys); err != nil {
 			return nil, err

@@ -1,6 +1,7 @@
 package redis_test
 
 import (
+	"context"
 	"fmt"
 	"sync"
 	"testing"
@@ -34,7 +35,10 @@ func runSchedules(t *testing.T, c redis.Config) {
 	var configs sync.Map // by the schedules that were handed out
 	openAt := func(t testing.TB, c redis.Config) storetest.Scheduling {
 		db := open(t, c)
-		s := storetest.Scheduling{Schedules: db.Schedules(), Locks: db.Locks(), Close: db.Close}
+		s := storetest.Scheduling{
+			Schedules: db.Schedules(), Locks: db.Locks(), Close: db.Close,
+			Check: func() error { return db.Check(context.WithoutCancel(t.Context())) },
+		}
 		if into := db.Schedules().(store.FiresInto).FiresInto(db.Broker()); into != (c.Partitions == 1) {
 			t.Errorf("FiresInto with %d partitions: %t", c.Partitions, into)
 		}
