@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/redis/rueidis"
 )
@@ -21,10 +22,8 @@ type script struct {
 
 // scripts are all of them. Each is common.lua and the files that it names.
 type scripts struct {
-	claims, outbox *script
-	sweep *script
-	publish, exchange, close, revoke, purge, queues, get, watch *script
-	lock, apply, due, fire, finish                              *script
+	publish, exchange, close, revoke, purge, queues, get, watch, claims, outbox, sweep *script
+	lock, apply, due, fire, finish                                                     *script
 
 	deadlist, deadreplay, deadpurge, deadimport *script
 
@@ -47,8 +46,8 @@ func loadScripts() (scripts, error) {
 		{&s.queues, []string{"common", "queues"}},
 		{&s.get, []string{"common", "get"}},
 		{&s.watch, []string{"common", "watch"}},
-		{&s.sweep, []string{"common", "sweep"}},
 		{&s.claims, []string{"common", "claims"}},
+		{&s.sweep, []string{"common", "sweep"}},
 		{&s.outbox, []string{"common", "outbox"}},
 		{&s.lock, []string{"common", "schedule", "lock"}},
 		{&s.apply, []string{"common", "schedule", "apply"}},
@@ -107,12 +106,9 @@ type call struct {
 // run runs one script.
 func (db *DB) run(ctx context.Context, s *script, partition int, args []string) (rueidis.RedisMessage, error) {
 	c := call{s, partition, args}
-	m, err := db.client.Do(ctx, db.evalsha(&c)).ToMessage()
+	m, err := db.send(ctx, db.evalsha(&c), s)
 	if noScript(err) {
-		m, err = db.client.Do(ctx, db.eval(&c)).ToMessage()
-	}
-	if err == nil && db.config.WaitReplicas > 0 {
-		err = db.replicated(ctx)
+		m, err = db.send(ctx, db.eval(&c), s)
 	}
 	if err != nil {
 		return m, fmt.Errorf("script %s: %w", s.name, unavailable(err))
@@ -120,11 +116,36 @@ func (db *DB) run(ctx context.Context, s *script, partition int, args []string) 
 	return m, nil
 }
 
+// send sends one command, and where that is asked for waits on the same
+// connection until the replicas have what it wrote.
+func (db *DB) send(ctx context.Context, c rueidis.Completed, s *script) (rueidis.RedisMessage, error) {
+	want := int64(db.config.WaitReplicas)
+	if want == 0 || s == db.scripts.get || s == db.scripts.queues {
+		return db.client.Do(ctx, c).ToMessage()
+	}
+	wait := db.client.B().Wait().Numreplicas(want).Timeout(replicaTimeout.Milliseconds()).Build()
+	answers := db.client.DoMulti(ctx, c, wait)
+	m, err := answers[0].ToMessage()
+	if err != nil {
+		return m, err
+	}
+	n, err := answers[1].AsInt64()
+	if err == nil && n < want {
+		err = fmt.Errorf("%d replicas had it within %s, want %d", n, replicaTimeout, want)
+	}
+	return m, err
+}
+
+// replicaTimeout bounds the wait for replicas.
+const replicaTimeout = 5 * time.Second
+
 // runAll runs scripts side by side, and returns an answer or an error for each.
 func (db *DB) runAll(ctx context.Context, calls []call) ([]rueidis.RedisMessage, []error) {
 	msgs, errs := make([]rueidis.RedisMessage, len(calls)), make([]error, len(calls))
-	if len(calls) == 1 {
-		msgs[0], errs[0] = db.run(ctx, calls[0].script, calls[0].partition, calls[0].args)
+	if len(calls) == 1 || db.config.WaitReplicas > 0 {
+		for i := range calls {
+			msgs[i], errs[i] = db.run(ctx, calls[i].script, calls[i].partition, calls[i].args)
+		}
 		return msgs, errs
 	}
 	cmds := make(rueidis.Commands, len(calls))
@@ -153,13 +174,4 @@ func (db *DB) eval(c *call) rueidis.Completed {
 func noScript(err error) bool {
 	e, ok := rueidis.IsRedisErr(err)
 	return ok && e.IsNoScript()
-}
-
-// replicated waits until the replicas have what was written.
-func (db *DB) replicated(ctx context.Context) error {
-	n, err := db.client.Do(ctx, db.client.B().Wait().Numreplicas(int64(db.config.WaitReplicas)).Timeout(5000).Build()).AsInt64()
-	if err == nil && n < int64(db.config.WaitReplicas) {
-		return fmt.Errorf("%d replicas have it, want %d", n, db.config.WaitReplicas)
-	}
-	return err
 }
