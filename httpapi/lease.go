@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -190,8 +191,16 @@ func (s *Server) extend(c *call) (any, error) {
 	}
 	return s.once(c, body.RequestID, func() (any, time.Time, error) {
 		answer, err := s.renew(c.ctx(), batch)
-		return answer, time.Now().Add(memoFor), err
+		if err != nil || answer.passing() {
+			return answer, time.Time{}, err // a repeat tries again
+		}
+		return answer, time.Now().Add(memoFor), nil
 	})
+}
+
+// passing says whether a lease could not be kept for a reason that may pass.
+func (a *ExtendAnswer) passing() bool {
+	return slices.ContainsFunc(a.Tasks, func(t Extended) bool { return t.Error != nil && t.Error.Status >= 500 })
 }
 
 func checkCount(n int) *Problem {

@@ -1,11 +1,15 @@
 package httpapi_test
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/backend/memory"
+	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/httpapi"
 )
 
@@ -96,5 +100,66 @@ func testAnywhere(t *testing.T, a, b *rig) {
 	rest := b.lease(`{"queues":["default"],"wait":"10s","count":9}`)
 	if len(rest) != 1 || rest[0].Attempt != 0 || strings.Contains(x, rest[0].Receipt) {
 		t.Errorf("what the slower one gave back: %+v", rest)
+	}
+}
+
+// moody is a backend whose broker cannot settle one task for a while.
+type moody struct {
+	stem.Backend
+	id   string
+	away atomic.Bool
+}
+
+func (m *moody) Unwrap() stem.Backend  { return m.Backend }
+func (m *moody) Broker() broker.Broker { return moodyBroker{m.Backend.Broker(), m} }
+
+type moodyBroker struct {
+	broker.Broker
+	m *moody
+}
+
+func (b moodyBroker) Unwrap() broker.Broker { return b.Broker }
+
+func (b moodyBroker) Settle(ctx context.Context, batch []broker.Settlement) ([]error, error) {
+	errs := make([]error, len(batch))
+	for i := range batch {
+		if errs[i] = broker.ErrUnavailable; batch[i].Receipt.ID != b.m.id || !b.m.away.Load() {
+			one, err := b.Broker.Settle(ctx, batch[i:i+1])
+			if err != nil {
+				return nil, err
+			}
+			errs[i] = one[0]
+		}
+	}
+	return errs, nil
+}
+
+// TestPullRequestIDTriesAgain: what failed for a reason that may pass is tried
+// again by a repeat, and what did not fail stands.
+func TestPullRequestIDTriesAgain(t *testing.T) {
+	db := &moody{Backend: memory.New(), id: "t1"}
+	defer db.Close()
+	db.away.Store(true)
+	r := newRigOn(t, db, httpapi.Options{})
+	for i := range 2 {
+		r.enqueue(fmt.Sprintf(`{"name":"a","id":"t%d"}`, i))
+	}
+	l := r.lease(`{"queues":["default"],"count":2}`)
+	if len(l) != 2 {
+		t.Fatalf("leased %+v", l)
+	}
+	body := fmt.Sprintf(`{"requestId":"s","tasks":[{"receipt":%q,"outcome":"succeeded"},{"receipt":%q,"outcome":"succeeded"}]}`, l[0].Receipt, l[1].Receipt)
+	var a httpapi.SettleAnswer
+	r.must(200, "POST", "/v1/settle", body, &a)
+	if !a.Tasks[0].OK || a.Tasks[1].OK || a.Tasks[1].Error.Type != "/problems/unavailable" {
+		t.Errorf("settled: %+v", a)
+	}
+	db.away.Store(false)
+	for range 2 {
+		a = httpapi.SettleAnswer{}
+		r.must(200, "POST", "/v1/settle", body, &a)
+		if !a.Tasks[0].OK || !a.Tasks[1].OK {
+			t.Errorf("settled again: %+v", a)
+		}
 	}
 }

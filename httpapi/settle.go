@@ -84,15 +84,20 @@ func (s *Server) settle(c *call) (any, error) {
 			return answer, until, err
 		}
 		answer, err := s.settleAll(c.ctx(), receipts, body.Tasks)
-		until := time.Now().Add(memoFor)
-		if err != nil {
-			return nil, until, err
+		if err != nil || answer.passing() {
+			return answer, time.Time{}, err // a repeat tries again
 		}
+		until := time.Now().Add(memoFor)
 		if other, end, err := again.keep(c.ctx(), s, answer, until); other != nil || err != nil {
 			return other, end, err // of the same settlement, made first
 		}
 		return answer, until, nil
 	})
+}
+
+// passing says whether a task could not be settled for a reason that may pass.
+func (a *SettleAnswer) passing() bool {
+	return slices.ContainsFunc(a.Tasks, func(t Settled) bool { return t.Error != nil && t.Error.Status >= 500 })
 }
 
 func (s *Server) settleAll(ctx context.Context, receipts []pullReceipt, outcomes []TaskOutcome) (SettleAnswer, error) {
