@@ -48,6 +48,8 @@ type model struct {
 	ids       []string
 	consumers []*consumer
 	revoker   broker.Revoker
+	pauser    broker.Pauser
+	paused    map[string]bool
 }
 
 const modelSteps = 250
@@ -60,12 +62,13 @@ func testModel(e *env) {
 		seed = rand.Uint64()
 	}
 	e.Logf("random operations: repeat with Options.Seed = %d", seed)
-	m := &model{env: e, r: rand.New(rand.NewPCG(seed, 1)), tasks: make(map[string]*modelTask)}
+	m := &model{env: e, r: rand.New(rand.NewPCG(seed, 1)), tasks: make(map[string]*modelTask), paused: make(map[string]bool)}
 	for i := range 30 {
 		m.ids = append(m.ids, fmt.Sprintf("m%02d", i))
 	}
 	m.consumers = []*consumer{e.open("q0", "q1"), e.open("q1"), e.open("q*")}
 	m.revoker, _ = broker.As[broker.Revoker](e.Broker)
+	m.pauser, _ = broker.As[broker.Pauser](e.Broker)
 	for step := range modelSteps {
 		what := m.step()
 		if step%100 == 99 {
@@ -95,8 +98,10 @@ func (m *model) step() string {
 		return m.replayOne()
 	case n < 92:
 		return m.purgeDeadOne()
-	case n < 94:
+	case n < 93:
 		return m.purgeQueue()
+	case n < 96:
+		return m.pauseOne()
 	default:
 		return m.revokeOne()
 	}
@@ -196,6 +201,9 @@ func (m *model) delivered(c *consumer, d broker.Delivery) {
 	if t == nil || t.place != ready && t.place != lapsed {
 		m.Errorf("%s was delivered; the model has %+v", d.Receipt, t)
 		return
+	}
+	if m.paused[t.queue] {
+		m.Errorf("%s was delivered, of a paused queue", d.Receipt)
 	}
 	if m.has(broker.PowerPriorities) {
 		for _, other := range m.in(ready) {
@@ -414,6 +422,7 @@ func (m *model) compare() {
 
 // drain takes all that is ready, once each, and compares the dead.
 func (m *model) drain() {
+	m.resumeAll()
 	for _, c := range m.consumers {
 		for len(m.in(ready)) > 0 && !m.Failed() {
 			ds := c.take(5)

@@ -2,6 +2,7 @@ package brokertest
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -16,14 +17,14 @@ func testP5(e *env) {
 	if !ok {
 		return // P0 holds that it is not declared either
 	}
-	e.paused(p) // none
+	e.pausedAre(p) // none
 	e.publishIDs("a", "b", "c")
 	e.publish(envelope("x", onQueue("other")))
 	c := e.open()
 	held := c.all(2)
 	began := now()
 	e.pause(p, broker.Pause{Queue: "q", Note: "for the test"}, broker.Pause{Queue: "empty"})
-	list := e.paused(p, "empty", "q")
+	list := e.pausedAre(p, "empty", "q")
 	if q := list[1]; q.Note != "for the test" || q.Since.Before(began.Add(-early)) || q.Since.After(now().Add(early)) {
 		e.Errorf("pause: got %+v, since %s", q, began)
 	}
@@ -43,7 +44,7 @@ func testP5(e *env) {
 	})
 	c.wantIDs("after Resume", left...)
 	e.resume(p, map[string]bool{"q": false, "empty": true})
-	e.paused(p)
+	e.pausedAre(p)
 	badPauses(e, p)
 }
 
@@ -79,10 +80,10 @@ func pausedGoesOn(e *env, p broker.Pauser, c *consumer, held []broker.Delivery) 
 	}
 	e.counts("q", 4, 0, 0, 0)
 	e.pause(p, broker.Pause{Queue: "empty", Note: "more"}, broker.Pause{Queue: "empty"})
-	since := e.paused(p, "empty", "q")[0]
+	since := e.pausedAre(p, "empty", "q")[0]
 	time.Sleep(2 * poll)
 	e.pause(p, broker.Pause{Queue: "empty"})
-	if again := e.paused(p, "empty", "q")[0]; again.Note != "more" || !again.Since.Equal(since.Since) {
+	if again := e.pausedAre(p, "empty", "q")[0]; again.Note != "more" || !again.Since.Equal(since.Since) {
 		e.Errorf("pausing what is paused: got %+v, before it %+v", again, since)
 	}
 	e.publish(envelope("y", onQueue("empty")))
@@ -102,7 +103,7 @@ func pausedShared(e *env, p broker.Pauser) {
 	if !ok {
 		e.Fatal("another handle cannot pause")
 	}
-	other.paused(far, "empty", "q")
+	other.pausedAre(far, "empty", "q")
 	other.open().none("another process, of a paused queue")
 	far2 := []broker.Pause{{Queue: "elsewhere"}}
 	e.publish(envelope("z", onQueue("elsewhere")))
@@ -112,7 +113,7 @@ func pausedShared(e *env, p broker.Pauser) {
 	e.open("elsewhere").none("paused by another process")
 	c := e.open("elsewhere")
 	e.woken("resumed by another process", c, func() { other.resume(far, map[string]bool{"elsewhere": true}) })
-	e.paused(p, "empty", "q")
+	e.pausedAre(p, "empty", "q")
 }
 
 func badPauses(e *env, p broker.Pauser) {
@@ -123,7 +124,7 @@ func badPauses(e *env, p broker.Pauser) {
 			e.Errorf("Pause of %.20q with a note of %d bytes: got error %v, want ErrInvalid", bad.Queue, len(bad.Note), err)
 		}
 	}
-	e.paused(p)
+	e.pausedAre(p)
 }
 
 func (e *env) pause(p broker.Pauser, batch ...broker.Pause) {
@@ -152,7 +153,7 @@ func (e *env) resume(p broker.Pauser, want map[string]bool) {
 }
 
 // paused checks which queues are, by name.
-func (e *env) paused(p broker.Pauser, want ...string) []broker.Pause {
+func (e *env) pausedAre(p broker.Pauser, want ...string) []broker.Pause {
 	e.Helper()
 	list, err := p.Pauses(e.ctx)
 	var got []string
@@ -189,4 +190,29 @@ func (e *env) pending(what string, want ...broker.PendingRevocation) {
 	if !slices.Equal(got, want) {
 		e.Errorf("%s: pending revocations: got %+v, want %+v", what, got, want)
 	}
+}
+
+// pauseOne pauses a queue that is not paused, or resumes one that is.
+func (m *model) pauseOne() string {
+	queue := fmt.Sprintf("q%d", m.r.IntN(2))
+	if m.pauser == nil {
+		return "nothing: it cannot pause"
+	}
+	if m.paused[queue] {
+		m.resume(m.pauser, map[string]bool{queue: true})
+		m.paused[queue] = false
+		return "resuming " + queue
+	}
+	m.pause(m.pauser, broker.Pause{Queue: queue})
+	m.paused[queue] = true
+	return "pausing " + queue
+}
+
+func (m *model) resumeAll() {
+	for queue, is := range m.paused {
+		if is {
+			m.resume(m.pauser, map[string]bool{queue: true})
+		}
+	}
+	clear(m.paused)
 }
