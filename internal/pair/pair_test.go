@@ -1,8 +1,11 @@
 package pair_test
 
 import (
+	"fmt"
+	"hash/fnv"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -10,10 +13,12 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/stemjobs/stem/backend/memory"
+	"github.com/stemjobs/stem/backend/redis"
 	"github.com/stemjobs/stem/backend/sqlite"
 	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/broker/brokertest"
 	"github.com/stemjobs/stem/internal/pair"
+	"github.com/stemjobs/stem/internal/redistest"
 	"github.com/stemjobs/stem/store"
 )
 
@@ -21,8 +26,18 @@ func TestMain(m *testing.M) {
 	if dir := os.Getenv(childDir); dir != "" {
 		os.Exit(child(dir))
 	}
-	goleak.VerifyTestMain(m)
+	code := m.Run()
+	shared.Close()
+	if code == 0 {
+		if err := goleak.Find(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			code = 1
+		}
+	}
+	os.Exit(code)
 }
+
+var shared redistest.Shared // one server for the tests of this package
 
 // backend is one store of a pair.
 type backend interface {
@@ -44,6 +59,34 @@ var openers = map[string]opener{
 		}
 		return db
 	},
+	"redis":             func(t testing.TB, dir string) backend { return openRedis(t, dir, 0) },
+	"redis, another db": func(t testing.TB, dir string) backend { return openRedis(t, dir, 1) },
+}
+
+// openRedis opens a logical database, in a namespace that belongs to the
+// directory.
+func openRedis(t testing.TB, dir string, db int) backend {
+	t.Helper()
+	sum := fnv.New64a()
+	_, _ = sum.Write([]byte(dir)) // it never fails
+	r, err := redis.Open(t.Context(), redis.Config{
+		Addrs: []string{shared.Get(t).Socket}, DB: db, Namespace: fmt.Sprintf("t%016x", sum.Sum64()),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// paired reports whether two stores are tried as a pair. Of Redis there is each
+// role beside a file, and two logical databases of one server.
+func paired(envelopes, results string) bool {
+	switch envelopes + " and " + results {
+	case "redis and redis, another db", "redis and sqlite", "sqlite and redis":
+		return true
+	default:
+		return !strings.HasPrefix(envelopes, "redis") && !strings.HasPrefix(results, "redis")
+	}
 }
 
 // TestConformance runs the suite of brokers on every pair of stores.
@@ -51,6 +94,9 @@ func TestConformance(t *testing.T) {
 	t.Parallel()
 	for name, envelopes := range openers {
 		for other, results := range openers {
+			if !paired(name, other) {
+				continue
+			}
 			t.Run(name+" and "+other, func(t *testing.T) {
 				t.Parallel() // it mostly waits for leases to end
 				o := brokertest.Options{Parallel: 16, Lease: 500 * time.Millisecond}
