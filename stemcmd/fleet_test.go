@@ -14,7 +14,7 @@ func sampleWorkers() []workerRow {
 		Worker: "web-1", Host: "web", PID: 42, Version: "1.2.3", StartedAt: at, At: at.Add(time.Hour), Interval: 10_000,
 		Queues: []string{"default", "m*"}, Isolates: store.Isolates{Active: 2, Total: 8}, Inflight: 3,
 		Running:   []store.RunningJob{{ID: "a1", Name: "email.send", Since: at.UTC()}},
-		Succeeded: 10, Failed: 1, Retried: 2, RenewedAt: at,
+		Succeeded: 10, Failed: 1, Retried: 2, Load: 0.75, RenewedAt: at,
 	}
 	return []workerRow{
 		workerRowOf(h, 2*time.Second),

@@ -100,6 +100,7 @@ func workerView() view[workerRow] {
 			{head: "VERSION", wide: true, cell: func(w *row) string { return w.Version }},
 			{head: "HOST", wide: true, cell: func(w *row) string { return w.Host }},
 			{head: "PID", wide: true, right: true, cell: func(w *row) string { return strconv.Itoa(w.PID) }},
+			{head: "LOAD", wide: true, right: true, cell: func(w *row) string { return strconv.FormatFloat(w.Load, 'f', 2, 64) }},
 			{head: "RENEWED", wide: true, cell: func(w *row) string { return ago(w.RenewedAt) }},
 			{head: "RUNS", wide: true, cell: func(w *row) string {
 				var names []string

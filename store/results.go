@@ -116,6 +116,7 @@ type Heartbeat struct {
 	Succeeded int64     `json:"succeeded"`
 	Failed    int64     `json:"failed"`
 	Retried   int64     `json:"retried"`
+	Load      float64   `json:"load"`               // of its host in the last minute, as uptime tells it; 0: not known
 	RenewedAt time.Time `json:"renewedAt,omitzero"` // the last lease renewal
 	Draining  bool      `json:"draining"`
 	Stopped   bool      `json:"stopped,omitempty"` // its last word: it ended in good order

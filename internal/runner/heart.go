@@ -106,7 +106,7 @@ func (r *Runner) beat(ctx context.Context, failures int, stopped bool) int {
 	ctx, cancel := context.WithTimeout(ctx, min(r.cfg.HeartbeatInterval, 5*time.Second))
 	defer cancel()
 	h := r.Snapshot()
-	h.Stopped = stopped
+	h.Stopped, h.Load = stopped, hostLoad()
 	if err := r.cfg.Heartbeats.Beat(ctx, h, 3*r.cfg.HeartbeatInterval); err != nil {
 		failures++
 		if loud(failures) {
