@@ -27,19 +27,24 @@ import (
 	"strings"
 	"time"
 
+	"github.com/stemjobs/stem/bench/internal/asynqpeer"
 	"github.com/stemjobs/stem/bench/internal/cases"
 	"github.com/stemjobs/stem/bench/internal/rawpeer"
 	"github.com/stemjobs/stem/bench/internal/riverpeer"
 	"github.com/stemjobs/stem/bench/internal/stempeer"
 	"github.com/stemjobs/stem/bench/internal/table"
+	"github.com/stemjobs/stem/internal/redistest"
 )
 
 // systems are the adapters; a new one is added here.
 var systems = map[string]func(context.Context, cases.Options) (cases.System, error){
-	"stem-memory":  stempeer.Open,
-	"stem-sqlite":  stempeer.Open,
-	"river-sqlite": riverpeer.Open,
-	"raw-sqlite":   rawpeer.Open,
+	"stem-memory":     stempeer.Open,
+	"stem-sqlite":     stempeer.Open,
+	"stem-redis":      stempeer.Open,
+	"stem-redis-pair": stempeer.Open,
+	"asynq":           asynqpeer.Open,
+	"river-sqlite":    riverpeer.Open,
+	"raw-sqlite":      rawpeer.Open,
 }
 
 func main() {
@@ -68,14 +73,19 @@ func one(ctx context.Context, args []string) error {
 	f.StringVar(&o.System, "system", "", "the system")
 	f.StringVar(&o.Case, "case", "", fmt.Sprintf("one of %v", cases.Names()))
 	f.BoolVar(&o.Tuned, "tuned", false, "settings for speed")
-	f.StringVar(&o.Sync, "sync", "", "SQLite's synchronous: full or normal")
+	f.StringVar(&o.Sync, "sync", "", "SQLite's synchronous: full or normal; Redis without a file (mem) or with AOF everysec (aof)")
 	f.StringVar(&o.File, "file", "", "the SQLite database")
+	f.StringVar(&o.Redis, "redis", "", "host:port of the Redis server")
 	f.IntVar(&o.N, "n", 0, "tasks")
 	f.IntVar(&o.Concurrency, "c", 0, "the worker's concurrency")
 	f.IntVar(&o.Producers, "producers", 0, "goroutines, or processes, that enqueue")
 	f.IntVar(&o.Batch, "batch", 0, "tasks in a call")
 	f.IntVar(&o.Backlog, "backlog", 0, "tasks that wait beforehand")
 	f.BoolVar(&o.Retain, "retain", false, "keep results")
+	f.BoolVar(&o.Drop, "drop", false, "keep no status of what succeeded")
+	f.StringVar(&o.Queue, "queue", "", "the queue, where not the default one")
+	f.IntVar(&o.Queues, "queues", 0, "queues over which several processes' work is spread")
+	f.DurationVar(&o.Lease, "lease", 0, "the lease, where not the default one")
 	f.IntVar(&o.Rep, "rep", 0, "number of the repetition")
 	f.DurationVar(&o.Max, "max", 0, "the longest drain")
 	f.StringVar(&o.Role, "role", "", "of a helper process")
@@ -116,41 +126,6 @@ func profileTo(name string) (stop func(), err error) {
 			fmt.Fprintln(os.Stderr, "bench: write the profile:", err)
 		}
 	}, nil
-}
-
-// matrix is every measurement of a run, as arguments of "one".
-func matrix() []string {
-	m := []string{
-		"-system stem-memory -case process -c 10 -retain -n 500000",
-		"-system stem-memory -case process -c 100 -retain -n 500000",
-		"-system stem-memory -case enqueue -producers 1",
-		"-system stem-memory -case enqueue -producers 64 -n 200000",
-		"-system stem-memory -case enqueueBatch",
-		"-system stem-memory -case latency",
-		"-system stem-memory -case idle",
-		"-system stem-memory -case delayed",
-		"-system stem-memory -case mixed",
-	}
-	for _, sync := range []string{"full", "normal"} {
-		s := "-system stem-sqlite -sync " + sync + " "
-		m = append(m,
-			s+"-case process -c 100 -retain", s+"-case process -c 10 -retain", s+"-case process -c 100",
-			s+"-case enqueue -producers 1 -n 20000", s+"-case enqueue -producers 10", s+"-case enqueue -producers 64 -n 100000",
-			s+"-case enqueueBatch",
-		)
-	}
-	s := "-system stem-sqlite -sync full "
-	m = append(m, s+"-case latency", s+"-case latency2", s+"-case steady", s+"-case idle", s+"-case delayed",
-		s+"-case scale -backlog 10000", s+"-case scale -backlog 100000", s+"-case scale -backlog 1000000",
-		s+"-case fair -producers 4", s+"-case mixed")
-	r := "-system river-sqlite -sync full "
-	m = append(m,
-		r+"-case process -c 100 -retain -tuned -n 20000", r+"-case process -c 10 -retain -tuned -n 20000",
-		r+"-case process -c 100 -retain -n 20000 -max 15s",
-		r+"-case enqueue -producers 1 -n 10000", r+"-case enqueue -producers 10 -n 10000", r+"-case enqueueBatch",
-		r+"-case latency -tuned", r+"-case latency", r+"-case idle -tuned", r+"-case idle", r+"-case delayed -tuned")
-	w := "-system raw-sqlite -sync full "
-	return append(m, w+"-case process -c 100", w+"-case enqueue -producers 1 -n 20000", w+"-case enqueueBatch")
 }
 
 // all runs the matrix and prints the table.
@@ -205,8 +180,16 @@ func measure(ctx context.Context, line string, rep int, out io.Writer) error {
 	}
 	defer os.RemoveAll(dir)
 	args := append([]string{"one", "-rep", strconv.Itoa(rep)}, strings.Fields(line)...)
-	if strings.Contains(line, "sqlite") {
+	switch {
+	case strings.Contains(line, "sqlite"):
 		args = append(args, "-file", filepath.Join(dir, "bench.db"))
+	case strings.Contains(line, "redis"), strings.Contains(line, "asynq"):
+		server, err := launch(line)
+		if err != nil {
+			return err
+		}
+		defer server.Close()
+		args = append(args, "-redis", server.Addr)
 	}
 	self, err := os.Executable()
 	if err != nil {
@@ -223,6 +206,15 @@ func measure(ctx context.Context, line string, rep int, out io.Writer) error {
 	}
 	_, err = out.Write(result.Bytes())
 	return err
+}
+
+// launch starts a Redis server of the durability that a line names.
+func launch(line string) (*redistest.Server, error) {
+	o := redistest.Options{}
+	if strings.Contains(line, "-sync aof") {
+		o.AOF = "everysec"
+	}
+	return redistest.Launch(o)
 }
 
 func printTable(files []string) error {

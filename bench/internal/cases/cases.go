@@ -13,11 +13,12 @@ import (
 
 // Options are the settings of one run.
 type Options struct {
-	System string // "stem-memory", "stem-sqlite", "river-sqlite", "raw-sqlite"
+	System string // "stem-memory", "stem-sqlite", "stem-redis", "asynq", "river-sqlite", "raw-sqlite"
 	Case   string
 	Tuned  bool   // the system's settings for speed rather than its defaults
-	Sync   string // SQLite: "full" or "normal"
+	Sync   string // SQLite: "full" or "normal"; Redis: "mem" or "aof"
 	File   string // the SQLite database
+	Redis  string // host:port of the Redis server
 
 	N           int
 	Concurrency int
@@ -26,6 +27,10 @@ type Options struct {
 	Backlog     int
 	Rep         int
 	Retain      bool
+	Drop        bool          // keep no status of what succeeded
+	Queue       string        // other than the default one
+	Queues      int           // over which several processes' work is spread
+	Lease       time.Duration // other than the default one
 	Max         time.Duration // a drain that takes longer reports the rate until then
 	Role        string        // of a helper process; "" for the measuring one
 }
@@ -59,6 +64,31 @@ type Worker interface {
 	Stop(ctx context.Context) error
 }
 
+// Probe is what a store's server has used so far.
+type Probe struct {
+	CPU      time.Duration
+	Commands int64
+	Scripts  int64 // of the commands, those that run a script
+	Bytes    int64 // of memory, in use now
+}
+
+// Prober is a System whose store is a server that tells what it uses.
+type Prober interface {
+	Probe(ctx context.Context) (Probe, error)
+}
+
+// Pager is a System that lists tasks in pages.
+type Pager interface {
+	// Page lists all tasks, page by page, until ctx ends.
+	Page(ctx context.Context) error
+}
+
+// Walker is a System on two stores that looks for what crashes left.
+type Walker interface {
+	// Walk looks through all records, again and again, until ctx ends.
+	Walk(ctx context.Context) error
+}
+
 // ErrUnsupported: the system has no such call.
 var ErrUnsupported = errors.New("not supported by this system")
 
@@ -78,9 +108,10 @@ type Result struct {
 	P99 float64 `json:"p99Ms,omitempty"`
 	Max float64 `json:"maxMs,omitempty"`
 
-	CPU     float64 `json:"cpuUsPerTask,omitempty"`
-	CPUIdle float64 `json:"cpuMsPerS,omitempty"` // of the idle case
-	RSS     float64 `json:"rssMiB"`
+	CPU       float64 `json:"cpuUsPerTask,omitempty"`
+	ServerCPU float64 `json:"serverCpuUsPerTask,omitempty"`
+	CPUIdle   float64 `json:"cpuMsPerS,omitempty"` // of the idle case
+	RSS       float64 `json:"rssMiB"`
 
 	Extra map[string]float64 `json:"extra,omitempty"`
 	Note  string             `json:"note,omitempty"`
@@ -126,6 +157,12 @@ var table = map[string]struct {
 	"scale":        {Options{N: 50_000, Backlog: 10_000, Concurrency: 100}, (*run).scale},
 	"fair":         {Options{Producers: 4}, (*run).fair},
 	"mixed":        {Options{N: 2_000, Concurrency: 10}, (*run).mixed},
+	"bytes":        {Options{N: 20_000, Concurrency: 100}, (*run).bytes},
+	"fleet":        {Options{N: 50, Concurrency: 10, Producers: 200}, (*run).fleet},
+	"processes":    {Options{N: 200_000, Concurrency: 100, Producers: 4, Queues: 1}, (*run).processes},
+	"reclaim":      {Options{N: 10_000, Concurrency: 100, Lease: 5 * time.Second}, (*run).reclaim},
+	"paged":        {Options{N: 100_000, Concurrency: 100, Backlog: 1_000_000}, (*run).paged},
+	"walked":       {Options{N: 100_000, Concurrency: 100, Backlog: 1_000_000}, (*run).walked},
 }
 
 // Names lists the cases.
@@ -139,11 +176,14 @@ func Run(ctx context.Context, o Options, open func(ctx context.Context, o Option
 	}
 	for _, f := range []struct{ have, other *int }{
 		{&o.N, &c.defaults.N}, {&o.Concurrency, &c.defaults.Concurrency}, {&o.Producers, &c.defaults.Producers},
-		{&o.Batch, &c.defaults.Batch}, {&o.Backlog, &c.defaults.Backlog},
+		{&o.Batch, &c.defaults.Batch}, {&o.Backlog, &c.defaults.Backlog}, {&o.Queues, &c.defaults.Queues},
 	} {
 		if *f.have == 0 {
 			*f.have = *f.other
 		}
+	}
+	if o.Lease == 0 {
+		o.Lease = c.defaults.Lease
 	}
 	if o.Max == 0 {
 		o.Max = 60 * time.Second
@@ -195,8 +235,14 @@ func (r *run) setting() string {
 	if r.Backlog > 0 {
 		add("backlog=%d", r.Backlog)
 	}
+	if r.Queues > 0 {
+		add("queues=%d", r.Queues)
+	}
 	if r.Retain {
 		add("retain")
+	}
+	if r.Drop {
+		add("drop")
 	}
 	return s
 }

@@ -10,20 +10,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/stemjobs/stem/bench/internal/meter"
 )
-
-// done fills what every case measures the same way.
-func done(m *meter.Meter, n int) *Result {
-	took, cpu := m.Elapsed(), m.CPU()
-	r := &Result{N: n, Seconds: took.Seconds(), RSS: meter.PeakRSS()}
-	if n > 0 {
-		r.Rate = float64(n) / took.Seconds()
-		r.CPU = float64(cpu.Microseconds()) / float64(n)
-	}
-	return r
-}
 
 // enqueue stores N tasks, one call each, from several producers.
 func (r *run) enqueue(ctx context.Context) (*Result, error) {
@@ -39,7 +26,7 @@ func (r *run) enqueue(ctx context.Context) (*Result, error) {
 	errs := make([]error, r.Producers)
 	var next atomic.Int64
 	var wg sync.WaitGroup
-	m := meter.Start()
+	m := r.measure(ctx)
 	for k := range r.Producers {
 		wg.Go(func() {
 			for errs[k] == nil {
@@ -54,12 +41,12 @@ func (r *run) enqueue(ctx context.Context) (*Result, error) {
 		})
 	}
 	wg.Wait()
-	result := done(m, r.N)
+	result := m.done(ctx, r.N)
 	result.percentiles(took)
 	return result, errors.Join(errs...)
 }
 
-// enqueueBatch stores N tasks through the bulk call.
+// enqueueBatch stores N tasks through the bulk call, from several producers.
 func (r *run) enqueueBatch(ctx context.Context) (*Result, error) {
 	p, err := r.sys.NewProducer(ctx)
 	if err != nil {
@@ -69,25 +56,38 @@ func (r *run) enqueueBatch(ctx context.Context) (*Result, error) {
 	if err := p.Many(ctx, 0, 1, time.Time{}); err != nil {
 		return nil, err
 	}
-	var took []time.Duration
-	m := meter.Start()
-	for i := 0; i < r.N; i += r.Batch {
-		began := time.Now()
-		if err := p.Many(ctx, i, min(r.Batch, r.N-i), time.Time{}); err != nil {
-			return nil, err
-		}
-		took = append(took, time.Since(began))
+	took := make([]time.Duration, (r.N+r.Batch-1)/r.Batch)
+	producers := max(r.Producers, 1)
+	errs := make([]error, producers)
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	m := r.measure(ctx)
+	for k := range producers {
+		wg.Go(func() {
+			for errs[k] == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(took) {
+					return
+				}
+				began, from := time.Now(), i*r.Batch
+				errs[k] = p.Many(ctx, from, min(r.Batch, r.N-from), time.Time{})
+				took[i] = time.Since(began)
+			}
+		})
 	}
-	result := done(m, r.N)
+	wg.Wait()
+	result := m.done(ctx, r.N)
 	result.percentiles(took)
-	return result, nil
+	return result, errors.Join(errs...)
 }
 
 // fill loads the store from a process of its own, so that the measuring one's
 // memory and CPU are the worker's alone; where there is no file to share, from
 // this one.
-func (r *run) fill(ctx context.Context, n int) error {
-	if r.File == "" {
+func (r *run) fill(ctx context.Context, n int) error { return r.fillQueue(ctx, n, r.Queue) }
+
+func (r *run) fillQueue(ctx context.Context, n int, queue string) error {
+	if !r.shared() {
 		p, err := r.sys.NewProducer(ctx)
 		if err != nil {
 			return err
@@ -95,7 +95,7 @@ func (r *run) fill(ctx context.Context, n int) error {
 		defer p.Close()
 		return load(ctx, p, n, time.Time{})
 	}
-	cmd, err := r.helper(ctx, "fill", "-n", strconv.Itoa(n))
+	cmd, err := r.helper(ctx, "fill", "-n", strconv.Itoa(n), "-queue", queue)
 	if err != nil {
 		return err
 	}
@@ -112,20 +112,32 @@ func load(ctx context.Context, p Producer, n int, due time.Time) error {
 	return nil
 }
 
+// shared reports whether other processes can use the store.
+func (r *run) shared() bool { return r.File != "" || r.Redis != "" }
+
 // helper is a command that runs this program in a role on the same store.
 func (r *run) helper(ctx context.Context, role string, args ...string) (*exec.Cmd, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, self, append([]string{"one", "-system", r.System, "-case", r.Case, "-sync", r.Sync,
-		"-file", r.File, "-role", role, "-tuned=" + strconv.FormatBool(r.Tuned)}, args...)...)
+	cmd := exec.CommandContext(ctx, self, append([]string{
+		"one", "-system", r.System, "-case", r.Case, "-sync", r.Sync,
+		"-file", r.File, "-redis", r.Redis, "-role", role, "-lease", r.Lease.String(),
+		"-tuned=" + strconv.FormatBool(r.Tuned), "-retain=" + strconv.FormatBool(r.Retain), "-drop=" + strconv.FormatBool(r.Drop),
+	}, args...)...)
 	cmd.Stderr = os.Stderr
 	return cmd, nil
 }
 
 // help is what a helper process does.
 func (r *run) help(ctx context.Context) error {
+	switch r.Role {
+	case "work":
+		return r.helpWork(ctx)
+	case "hold":
+		return r.helpHold(ctx)
+	}
 	p, err := r.sys.NewProducer(ctx)
 	if err != nil {
 		return err

@@ -64,9 +64,9 @@ func (r *run) stampingWorker(ctx context.Context, s *stamps) (Worker, error) {
 	return w, nil
 }
 
-func (r *run) report(m *meter.Meter, s *stamps, ctx context.Context) *Result {
+func (m *measuring) report(ctx context.Context, s *stamps) *Result {
 	lat := s.latencies(ctx, 30*time.Second)
-	result := done(m, len(lat))
+	result := m.done(ctx, len(lat))
 	if len(lat) < len(s.began) {
 		result.Note = fmt.Sprintf("%d of %d had not run", len(s.began)-len(lat), len(s.began))
 	}
@@ -96,7 +96,7 @@ func (r *run) paced(ctx context.Context, gap time.Duration, producers int) (*Res
 		return nil, err
 	}
 	defer w.Stop(ctx)
-	m := meter.Start()
+	m := r.measure(ctx)
 	began := time.Now()
 	errs := make([]error, producers)
 	var wg sync.WaitGroup
@@ -113,12 +113,12 @@ func (r *run) paced(ctx context.Context, gap time.Duration, producers int) (*Res
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	return r.report(m, s, ctx), nil
+	return m.report(ctx, s), nil
 }
 
 // latencyAcross is latency with the producer in another process.
 func (r *run) latencyAcross(ctx context.Context) (*Result, error) {
-	if r.File == "" {
+	if !r.shared() {
 		return nil, ErrUnsupported
 	}
 	s := newStamps(r.N)
@@ -127,7 +127,7 @@ func (r *run) latencyAcross(ctx context.Context) (*Result, error) {
 		return nil, err
 	}
 	defer w.Stop(ctx)
-	m := meter.Start()
+	m := r.measure(ctx)
 	cmd, err := r.helper(ctx, "pace", "-n", strconv.Itoa(r.N))
 	if err != nil {
 		return nil, err
@@ -144,7 +144,7 @@ func (r *run) latencyAcross(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return r.report(m, s, ctx), nil
+	return m.report(ctx, s), nil
 }
 
 // helpPace enqueues one task after the other and prints when.
@@ -198,8 +198,8 @@ func (r *run) delayed(ctx context.Context) (*Result, error) {
 	}
 	left := time.Until(due)
 	time.Sleep(left)
-	m := meter.Start()
-	result := r.report(m, s, ctx)
+	m := r.measure(ctx)
+	result := m.report(ctx, s)
 	first := time.Duration(1<<63 - 1)
 	for i := range s.began {
 		if b := s.began[i].Load(); b > 0 {
@@ -216,7 +216,7 @@ func (r *run) delayed(ctx context.Context) (*Result, error) {
 // fair has several processes write at once, one task a commit, and compares
 // their shares.
 func (r *run) fair(ctx context.Context) (*Result, error) {
-	if r.File == "" {
+	if !r.shared() {
 		return nil, ErrUnsupported
 	}
 	type report struct {
@@ -226,7 +226,7 @@ func (r *run) fair(ctx context.Context) (*Result, error) {
 	reports := make([]report, r.Producers)
 	errs := make([]error, r.Producers)
 	var wg sync.WaitGroup
-	m := meter.Start()
+	m := r.measure(ctx)
 	for k := range r.Producers {
 		cmd, err := r.helper(ctx, "write", "-n", strconv.Itoa((k+1)*10_000_000))
 		if err != nil {
@@ -302,7 +302,7 @@ func (r *run) mixed(ctx context.Context) (*Result, error) {
 	}
 	defer w.Stop(ctx)
 	time.Sleep(time.Second)
-	m := meter.Start()
+	m := r.measure(ctx)
 	ctxLong, stop := context.WithCancel(ctx)
 	defer stop()
 	long := make(chan error, 1)
@@ -330,7 +330,7 @@ func (r *run) mixed(ctx context.Context) (*Result, error) {
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
-	result := r.report(m, s, ctx)
+	result := m.report(ctx, s)
 	stop()
 	if err := <-long; err != nil && !errors.Is(err, context.Canceled) {
 		return nil, err

@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"sync/atomic"
 	"time"
-
-	"github.com/stemjobs/stem/bench/internal/meter"
 )
 
 // process is the rate of a worker on a backlog of no-op tasks, until the last
@@ -37,7 +35,7 @@ func (r *run) drain(ctx context.Context, want int, settled bool) (*Result, error
 	if err != nil {
 		return nil, err
 	}
-	m := meter.Start()
+	m := r.measure(ctx)
 	if err := w.Start(ctx); err != nil {
 		return nil, err
 	}
@@ -47,7 +45,7 @@ func (r *run) drain(ctx context.Context, want int, settled bool) (*Result, error
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	case <-time.After(r.Max):
-		result := done(m, int(count.Load()))
+		result := m.done(ctx, int(count.Load()))
 		result.Note = fmt.Sprintf("stopped after %s with %d of %d", r.Max, count.Load(), want)
 		return result, nil
 	}
@@ -64,7 +62,7 @@ func (r *run) drain(ctx context.Context, want int, settled bool) (*Result, error
 		}
 		time.Sleep(2 * time.Millisecond)
 	}
-	result := done(m, want)
+	result := m.done(ctx, want)
 	if n := count.Load(); settled && n > int64(want) {
 		result.Note = fmt.Sprintf("%d tasks ran more than once", n-int64(want))
 	}
@@ -83,9 +81,7 @@ func (r *run) idle(ctx context.Context) (*Result, error) {
 	defer w.Stop(ctx)
 	time.Sleep(3 * time.Second)
 	const length = 10 * time.Second
-	m := meter.Start()
+	m := r.measure(ctx)
 	time.Sleep(length)
-	result := done(m, 0)
-	result.CPUIdle = float64(m.CPU().Microseconds()) / 1000 / length.Seconds()
-	return result, nil
+	return m.idle(ctx), nil
 }

@@ -7,9 +7,10 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem"
-	"github.com/stemjobs/stem/backend/memory"
-	"github.com/stemjobs/stem/backend/sqlite"
 	"github.com/stemjobs/stem/bench/internal/cases"
+	"github.com/stemjobs/stem/bench/internal/redisprobe"
+	"github.com/stemjobs/stem/connect"
+	"github.com/stemjobs/stem/store"
 )
 
 var (
@@ -18,28 +19,48 @@ var (
 )
 
 type system struct {
+	o       cases.Options
 	backend stem.Backend
 	client  *stem.Client
 }
 
-// Open opens Stem on memory, or on a SQLite file.
+// onRedis is a system whose store is a server that can be asked.
+type onRedis struct {
+	*system
+	*redisprobe.Prober
+}
+
+func (s onRedis) Close() error { return errors.Join(s.system.Close(), s.Prober.Close()) }
+
+// Open opens Stem on memory, on a SQLite file, on Redis, or on two logical
+// databases of one Redis server.
 func Open(ctx context.Context, o cases.Options) (cases.System, error) {
-	var b stem.Backend
-	if o.System == "stem-memory" {
-		b = memory.New()
-	} else {
-		sync := sqlite.Full
-		if o.Sync == "normal" {
-			sync = sqlite.Normal
-		}
-		db, err := sqlite.Open(ctx, sqlite.Config{Path: o.File, Synchronous: sync})
-		if err != nil {
-			return nil, err
-		}
-		b = db
+	s := &system{o: o}
+	where := connect.Options{Broker: "memory:"}
+	switch o.System {
+	case "stem-sqlite":
+		where.Broker = "sqlite:" + o.File + "?synchronous=" + o.Sync
+	case "stem-redis":
+		where.Broker = "redis://" + o.Redis + "/0"
+	case "stem-redis-pair":
+		where.Broker, where.Results = "redis://"+o.Redis+"/0", "redis://"+o.Redis+"/1"
 	}
-	c, err := stem.NewClient(b, stem.ClientOptions{})
-	return &system{b, c}, err
+	opened, err := connect.Open(ctx, where)
+	if err != nil {
+		return nil, err
+	}
+	s.backend = opened.Backend
+	if s.client, err = stem.NewClient(s.backend, stem.ClientOptions{}); err != nil {
+		return nil, errors.Join(err, s.backend.Close())
+	}
+	if o.Redis == "" {
+		return s, nil
+	}
+	p, err := redisprobe.New(o.Redis)
+	if err != nil {
+		return nil, errors.Join(err, s.backend.Close())
+	}
+	return onRedis{s, p}, nil
 }
 
 func (s *system) Version() string { return "this tree" }
@@ -54,26 +75,61 @@ func (s *system) Left(ctx context.Context) (int, error) {
 	return left, err
 }
 
-func (s *system) NewProducer(context.Context) (cases.Producer, error) { return producer{s.client}, nil }
-
-type producer struct{ client *stem.Client }
-
-func options(due time.Time) []stem.Option {
-	if due.IsZero() {
-		return nil
+// Page lists all tasks, page by page, until ctx ends.
+func (s *system) Page(ctx context.Context) error {
+	q := store.Query{Limit: 100}
+	for ctx.Err() == nil {
+		list, err := s.client.List(ctx, q)
+		if err != nil {
+			return err
+		}
+		q.Cursor = list.Cursor
 	}
-	return []stem.Option{stem.At(due)}
+	return ctx.Err()
+}
+
+// Walk reconciles the two stores until ctx ends.
+func (s *system) Walk(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if _, err := s.client.Reconcile(ctx, 0); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func (s *system) NewProducer(context.Context) (cases.Producer, error) {
+	return producer{s.client, s.o}, nil
+}
+
+type producer struct {
+	client *stem.Client
+	o      cases.Options
+}
+
+func (p producer) options(due time.Time) []stem.Option {
+	var opts []stem.Option
+	if !due.IsZero() {
+		opts = append(opts, stem.At(due))
+	}
+	if p.o.Queue != "" {
+		opts = append(opts, stem.Queue(p.o.Queue))
+	}
+	if p.o.Drop {
+		opts = append(opts, stem.Retention(0))
+	}
+	return opts
 }
 
 func (p producer) One(ctx context.Context, seq int, due time.Time) error {
-	_, err := ignored.Enqueue(ctx, p.client, cases.NewArgs(seq), options(due)...)
+	_, err := ignored.Enqueue(ctx, p.client, cases.NewArgs(seq), p.options(due)...)
 	return err
 }
 
 func (p producer) Many(ctx context.Context, from, n int, due time.Time) error {
 	items := make([]stem.Item, n)
 	for i := range items {
-		items[i] = ignored.Item(cases.NewArgs(from+i), options(due)...)
+		items[i] = ignored.Item(cases.NewArgs(from+i), p.options(due)...)
 	}
 	receipts, err := p.client.EnqueueMany(ctx, items)
 	for _, r := range receipts {
@@ -90,7 +146,11 @@ type worker struct {
 }
 
 func (s *system) NewWorker(_ context.Context, handle func(int), concurrency int, retain bool) (cases.Worker, error) {
-	w := stem.NewWorker(s.client, stem.WorkerOptions{Concurrency: concurrency})
+	o := stem.WorkerOptions{Concurrency: concurrency, Lease: s.o.Lease}
+	if s.o.Queue != "" {
+		o.Queues = stem.Strict(s.o.Queue)
+	}
+	w := stem.NewWorker(s.client, o)
 	r := ignored.Do(func(_ context.Context, a cases.Args) error { handle(a.Seq); return nil })
 	if retain {
 		r = kept.With(func(_ context.Context, a cases.Args) (string, error) { handle(a.Seq); return cases.Kept, nil })

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -80,13 +81,14 @@ func group(results []cases.Result) []*row {
 func Print(w io.Writer, results []cases.Result) {
 	rows := group(results)
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "case\tsystem\tsetting\tper second\tp50 ms\tp99 ms\tCPU µs/task\tRSS MiB\tmore")
+	fmt.Fprintln(t, "case\tsystem\tsetting\tper second\tp50 ms\tp99 ms\tCPU µs/task\tserver µs/task\tRSS MiB\tmore")
 	for _, r := range rows {
-		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.name, r.system, r.setting,
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\t%s\n", r.name, r.system, r.setting,
 			r.figure(func(c *cases.Result) float64 { return c.Rate }),
 			r.figure(func(c *cases.Result) float64 { return c.P50 }),
 			r.figure(func(c *cases.Result) float64 { return c.P99 }),
 			r.figure(func(c *cases.Result) float64 { return c.CPU }),
+			r.figure(func(c *cases.Result) float64 { return c.ServerCPU }),
 			r.figure(func(c *cases.Result) float64 { return c.RSS }), r.more())
 	}
 	t.Flush()
@@ -98,7 +100,7 @@ func (r *row) more() string {
 	if f := r.figure(func(c *cases.Result) float64 { return c.CPUIdle }); f.high > 0 {
 		parts = append(parts, "CPU ms/s "+f.String())
 	}
-	for name := range r.results[0].Extra {
+	for _, name := range slices.Sorted(maps.Keys(r.results[0].Extra)) {
 		parts = append(parts, name+" "+r.figure(func(c *cases.Result) float64 { return c.Extra[name] }).String())
 	}
 	for i := range r.results {
