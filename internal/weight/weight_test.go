@@ -98,12 +98,13 @@ func TestLightRooms(t *testing.T) {
 		{"internal/fingerprint", nil, nil},
 		{"internal/runner", append([]string{"measure"}, contracts...), []string{uuid}},
 		{"internal/pair", append([]string{"measure"}, contracts...), []string{uuid}},
+		{"internal/ledger", contracts, []string{uuid}},
 		{"backend/memory", contracts, []string{uuid}},
-		{"backend/sqlite", contracts, []string{
+		{"backend/sqlite", append([]string{"internal/ledger"}, contracts...), []string{
 			uuid, "github.com/ncruces/go-sqlite3", "github.com/ncruces/go-sqlite3-wasm/v6",
 			"github.com/ncruces/julianday", "github.com/gofrs/flock", "golang.org/x/sys",
 		}},
-		{"backend/redis", contracts, []string{uuid, "github.com/redis/rueidis", "golang.org/x/sys"}},
+		{"backend/redis", append([]string{"internal/ledger"}, contracts...), []string{uuid, "github.com/redis/rueidis", "golang.org/x/sys"}},
 		{".", append([]string{"measure", "encode", "internal/coalesce", "internal/fingerprint", "internal/pair", "internal/runner"}, contracts...), []string{uuid}},
 		{"observe/admin", nil, nil},
 	}
