@@ -173,6 +173,9 @@ const (
 func (r *run) has(flag string) bool { return strings.Contains(r.flags, flag) }
 
 func parseRun(line string) (*run, error) {
+	if at := strings.IndexAny(line, " ="); at >= 0 && line[at] == '=' {
+		line = line[:at] + " " + line[at+1:]
+	}
 	w := strings.SplitN(line, " ", 17)
 	if len(w) < 16 {
 		return nil, errForeign

@@ -19,7 +19,7 @@ local EPOCH, PLACE, PRIO, QUEUE, LENGTH, FLAGS, ATTEMPT, BASE, STARTS, REPLAYS, 
 
 local function parse(line)
   local r = { match(line,
-    '^(%d+) (%d+) (%d) (%S+) (%d+) (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S+) ?(.*)$') }
+    '^(%d+)[ =](%d+) (%d) (%S+) (%d+) (%S+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%d+) (%S+) (%S+) ?(.*)$') }
   if r[1] then return r end
 end
 
@@ -175,17 +175,20 @@ end
 
 -- Changes of tasks, told to the processes where somebody watches them. A field
 -- of the hash is "PROCESS=UNTIL" words.
-local changed = {}
-local function change(id) changed[#changed + 1] = id end
+local WATCH, watched, changed = P .. ':watch', nil, {}
+
+local function change(id)
+  if watched == nil then watched = call('EXISTS', WATCH) == 1 end
+  if watched then changed[#changed + 1] = id end
+end
 
 local function tell_changes()
-  local WATCH = P .. ':watch'
-  if #changed == 0 or call('EXISTS', WATCH) == 0 then return end
+  if #changed == 0 then return end
   each(changed, function(...)
     local ids = { ... }
-    local watched = call('HMGET', WATCH, ...)
+    local words = call('HMGET', WATCH, ...)
     for i = 1, #ids do
-      for process, till in gmatch(watched[i] or '', '(%w+)=(%d+)') do
+      for process, till in gmatch(words[i] or '', '(%w+)=(%d+)') do
         if tonumber(till) > now then tell(process, 'w ' .. ids[i]) end
       end
     end

@@ -47,7 +47,8 @@ end
 
 -- What is taken: ids, values, run records of those that have one, and places of
 -- those that came back.
-local taken, room, bytes, stale, strict = {}, 0, 0, 0, false
+local taken, taken_v, taken_r, taken_from = {}, {}, {}, {}
+local room, bytes, stale, strict = 0, 0, 0, false
 
 local function drop_mark(queue, mark)
   local marks = call('HGET', FILLED, queue)
@@ -83,7 +84,7 @@ local function take_some(queue, mark, n)
     drop_mark(queue, mark)
     return false
   end
-  local keys = {}
+  local keys, line = {}, { nil, queue, prio }
   for i = 1, #ids do keys[i] = TASK .. ids[i] end
   local vals, lines = call('MGET', unpack(keys)), call('HMGET', RUN, unpack(ids))
   for i = 1, #ids do
@@ -102,7 +103,9 @@ local function take_some(queue, mark, n)
       return false
     else
       room = room - #v
-      taken[#taken + 1] = { ids[i], v, r, places[i], queue, prio }
+      local n = #taken + 1
+      taken[n], taken_v[n], taken_r[n] = ids[i], v, r or false
+      taken_from[n] = back and { places[i], queue, prio } or line
     end
   end
   if #ids < n then
@@ -199,7 +202,8 @@ local function lease(answer, holder, worker, length)
   local fields, scores, tail, tail_of_queue, plain_end = {}, {}, '', nil, now + length
   plain_end = format('%d', plain_end)
   for i = 1, n do
-    local id, v, r, place, queue, prio = unpack(taken[i], 1, 6)
+    local id, v, r = taken[i], taken_v[i], taken_r[i]
+    local place, queue, prio = unpack(taken_from[i], 1, 3)
     epoch = epoch + 1
     local line, own
     if not r and byte(v, 2) == 64 then
@@ -208,7 +212,7 @@ local function lease(answer, holder, worker, length)
         tail = ' ' .. prio .. ' ' .. queue .. ' ' .. length .. ' .h 0 0 0 0 ' .. now .. ' 0 0 0 ' .. holder .. ' ' .. worker .. ' '
       end
       local e = format('%d', epoch)
-      line = e .. ' ' .. e .. tail
+      line = e .. '=' .. e .. tail
     else
       r = r or record_of(v) or { 0, 0, prio, queue, 0, '.', 0, 0, 0, 0, 0, 0, 0, 0, '-', '-', '' }
       local asked = flagged(v, UNUSUAL) and select(3, head(v)) or '0'

@@ -89,36 +89,25 @@ local function settle(id, r, s)
   conclude(id, v, s.kind, s.body, r, s.keep)
 end
 
--- What the tails of run records (all but the first two words) say that matters
--- to a plain settlement; most of a batch share one.
-local tails = {}
+-- What a run record says that matters to a plain settlement: it is held under
+-- that epoch, and nothing happened since. A lease of a fresh task is written with
+-- "=" after the epoch, which says just that; any change of it writes a space.
+local fresh = {}
 
-local function tail_of(tail)
-  local t = tails[tail]
-  if not t then
-    local queue, set, replays = match(tail, '^ %d (%S+) %d+ (%S+) %d+ %d+ %d+ (%d+)')
-    t = {
-      queue = queue,
-      held = set and find(set, 'h', 1, true),
-      plain = set and replays == '0' and not find(set, '[lv]'),
-    }
-    tails[tail] = t
-  end
-  return t
-end
-
--- held returns what tail_of says of a run record, if it is of that lease.
 local function held(line, epoch)
   if not line then return end
   local n = #epoch + 1
-  if sub(line, 1, n) ~= epoch .. ' ' then return end
-  local t = tail_of(sub(line, (find(line, ' ', n + 1, true))))
-  return t.held and t
+  if find(line, epoch, 1, true) ~= 1 then return end
+  local mark = byte(line, n)
+  if mark == 61 then return fresh end
+  if mark ~= 32 then return end
+  local r = parse(line)
+  if r and has(r, 'h') then return r end
 end
 
 -- settle_slow reads the rest of a settlement's arguments, from ARGV[a] on, and
 -- applies it; it returns where the next one's begin.
-local function settle_slow(id, line, kind, body, extra, a)
+local function settle_slow(id, r, kind, body, extra, a)
   local keep, due, attempt, reserved, started, releases, followups, sent =
     match(extra, '^(%S+) (%d+) (%d+) (%d) (%d+) (%d+) (%d+) (%d+)$')
   local s = {
@@ -126,13 +115,13 @@ local function settle_slow(id, line, kind, body, extra, a)
     reserved = reserved == '1', started = tonumber(started), worker = ARGV[a], err = ARGV[a + 1],
   }
   a = a + 2
-  if line then settle(id, parse(line), s) end
+  if r then settle(id, r, s) end
   for i = a, a + releases - 1 do
-    if line then release(id, ARGV[i]) end
+    if r then release(id, ARGV[i]) end
   end
   a = a + releases
   for _ = 1, followups do
-    if line then
+    if r then
       local _, _, nexta = publish(a)
       a = nexta
     else
@@ -140,23 +129,23 @@ local function settle_slow(id, line, kind, body, extra, a)
     end
   end
   for i = a, a + sent - 1 do
-    if line then send(ARGV[i]) end
+    if r then send(ARGV[i]) end
   end
   return a + sent
 end
 
--- values reads the values of the tasks that plain settlements end which do not
--- bring them along.
+-- values reads the values of tasks that plain settlements end which do not bring
+-- them along.
 local function values(from, n, a)
   local keys, at, vals = {}, {}, {}
   for i = 1, n do
     local extra = ARGV[a + 3]
+    if find(extra, ' ', 1, true) then return vals end -- rare: read one by one
     if extra ~= '0' and byte(ARGV[a + 1]) >= 97 then
       keys[#keys + 1] = TASK .. ARGV[from + i - 1]
       at[#at + 1] = i
     end
     a = a + 4
-    if find(extra, ' ', 1, true) then return vals end -- rare: read one by one
   end
   if #keys > 0 then
     local got = call('MGET', unpack(keys))
@@ -169,10 +158,10 @@ end
 --
 -- A settlement of the consumer that has the task brings the value along, outcome
 -- in front, where that needs no more looking at: its kind is a capital letter.
-local function settle_plain(id, t, kind, body, keep, v)
+local function settle_plain(id, queue, kind, body, keep, v)
   current[id] = false
   gone_run[#gone_run + 1] = id
-  ended[t.queue] = (ended[t.queue] or 0) + 1
+  ended[queue] = (ended[queue] or 0) + 1
   change(id)
   if byte(kind) < 97 then
     call('SET', TASK .. id, body, 'XX', 'PX', keep) -- if the server has not lost it
@@ -180,16 +169,26 @@ local function settle_plain(id, t, kind, body, keep, v)
   end
   v = v or call('GET', TASK .. id)
   if not v then return end
-  local plain = byte(v, 2) % 8 < 2 -- neither errors nor claims
   if keep == '0' then
-    if plain then call('DEL', TASK .. id) else forget(id, v) end
-  elseif plain and keep ~= '-1' then
-    call('SET', TASK .. id, kind .. '@' .. body .. trim(v), 'PX', keep)
+    if byte(v, 2) % 8 < 2 then call('DEL', TASK .. id) else forget(id, v) end -- neither errors nor claims
   else
     finish(id, trim(v), kind, body, nil, tonumber(keep))
     if tonumber(keep) > 0 and flagged(v, ERRORS) then call('PEXPIRE', P .. ':e:' .. id, keep) end
     if flagged(v, CLAIMS) then call('PEXPIRE', P .. ':c:' .. id, tonumber(keep) > 0 and keep or 1000) end
   end
+end
+
+local queue_of = {} -- of the tails of fresh run records
+
+local function fresh_queue(line)
+  local at = find(line, ' ', 1, true)
+  local tail = sub(line, at, at + 70)
+  local queue = queue_of[tail]
+  if not queue then
+    queue = match(line, '^%d+=%d+ %d (%S+)')
+    queue_of[tail] = queue
+  end
+  return queue
 end
 
 -- settle_all applies n settlements whose ids begin at ARGV[from], and whose
@@ -201,17 +200,20 @@ local function settle_all(lines, from, n, a)
     a = a + 4
     local line = lines[i]
     if current[id] ~= nil then line = current[id] end
-    local t = held(line, epoch)
-    out[i] = t and 'o' or 'l'
+    local r = held(line, epoch)
+    out[i] = r and 'o' or 'l'
     if find(extra, ' ', 1, true) then
-      a = settle_slow(id, t and line, kind, body, extra, a)
-    elseif t and t.plain then
-      settle_plain(id, t, kind, body, extra, vals[i])
-    elseif t then
+      if r == fresh then r = parse(line) end
+      a = settle_slow(id, r, kind, body, extra, a)
+    elseif r == fresh then
+      settle_plain(id, fresh_queue(line), kind, body, extra, vals[i])
+    elseif r and r[REPLAYS] == '0' and not find(r[FLAGS], '[lv]') then
+      settle_plain(id, r[QUEUE], kind, body, extra, vals[i])
+    elseif r then
       if byte(kind) < 97 then
         kind, body = char(byte(kind) + 32), sub(body, 3, 9 + tonumber(sub(body, 3, 9)))
       end
-      settle(id, parse(line), { kind = kind, body = body, keep = tonumber(extra), due = 0, attempt = 0,
+      settle(id, r, { kind = kind, body = body, keep = tonumber(extra), due = 0, attempt = 0,
         started = 0, worker = '', err = '' })
     end
   end
@@ -225,10 +227,10 @@ local function renew_all(lines, from, n, a, skip)
     local id, epoch, extend, start = ARGV[from + i - 1], ARGV[a], ARGV[a + 1], ARGV[a + 2]
     local line = lines[skip + i]
     if current[id] ~= nil then line = current[id] end
-    local ok = held(line, epoch)
-    out[i] = ok and 'o' or 'l'
-    if ok then
-      local r = parse(line)
+    local r = held(line, epoch)
+    out[i] = r and 'o' or 'l'
+    if r then
+      if r == fresh then r = parse(line) end
       local started = start == '1' and not has(r, 's')
       if has(r, 'l') then -- it lapsed, and nobody has taken it
         call('ZREM', P .. ':b:' .. r[QUEUE] .. ':' .. r[PRIO], id)
