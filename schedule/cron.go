@@ -226,5 +226,11 @@ func stretchAt(zone *time.Location, sec int64) stretch {
 	if !end.IsZero() {
 		s.end = end.Unix()
 	}
+	// Past the zone's last listed change ZoneBounds goes by a rule, and in the
+	// last hours of some years (Europe/Berlin, 2040-12-31) gives an end that has
+	// passed. No rule changes the clock there.
+	if s.end <= sec {
+		s.end = sec + hour
+	}
 	return s
 }
