@@ -23,7 +23,10 @@ type redisBroker struct {
 }
 
 // Capabilities implements broker.Declarer.
-func (b *redisBroker) Capabilities() broker.Capabilities {
+func (b *redisBroker) Capabilities() broker.Capabilities { return Capabilities() }
+
+// Capabilities is what every broker of this package declares.
+func Capabilities() broker.Capabilities {
 	return broker.Capabilities{
 		Backend: "redis",
 		Summary: "Redis 6.2+ or Valkey, also with Sentinel and as a Cluster; durable as far as the server is.",

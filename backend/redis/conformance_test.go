@@ -16,7 +16,7 @@ import (
 	"github.com/stemjobs/stem/internal/redistest"
 )
 
-var shared redistest.Shared //nolint:gochecknoglobals // one server for the tests of this package
+var shared redistest.Shared // one server for the tests of this package
 
 func TestMain(m *testing.M) {
 	code := m.Run()
@@ -34,7 +34,7 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-var namespaces atomic.Int64 //nolint:gochecknoglobals // of this package's tests
+var namespaces atomic.Int64 // of this package's tests
 
 // namespace returns one that no other test uses.
 func namespace() string { return fmt.Sprintf("t%d", namespaces.Add(1)) }
@@ -102,7 +102,7 @@ func TestBrokerConformanceOnPartitions(t *testing.T) {
 	})
 }
 
-var cluster redistest.SharedCluster //nolint:gochecknoglobals // one for the tests of this package
+var cluster redistest.SharedCluster // one for the tests of this package
 
 // TestBrokerConformanceOnCluster runs the whole suite in one partition of a
 // Cluster, and what needs no order in many.

@@ -216,15 +216,6 @@ func unescape(word string) string {
 func newValue(e *task.Envelope, data []byte, now int64) []byte {
 	b := make([]byte, 0, len(data)+80+len(e.Queue))
 	b = append(appendPadded(append(b, kindLive, '@'), now, 13), ' ')
-	return appendBody(b, e, data)
-}
-
-// body is the part of a value after the moment at which it was stored.
-func body(e *task.Envelope, data []byte) []byte {
-	return appendBody(make([]byte, 0, len(data)+64+len(e.Queue)), e, data)
-}
-
-func appendBody(b []byte, e *task.Envelope, data []byte) []byte {
 	b = append(appendPadded(b, e.EnqueuedAt.UnixMilli(), 15), ' ')
 	b = append(strconv.AppendInt(b, int64(e.Priority), 10), ' ')
 	b = append(append(b, e.Queue...), ' ')
