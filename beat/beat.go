@@ -14,7 +14,6 @@ import (
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/measure"
-	"github.com/stemjobs/stem/schedule"
 	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/task"
 )
@@ -60,7 +59,8 @@ type Beat struct {
 	// Of the goroutine that runs Run.
 	lock    store.Lock // Token 0: another leads, or nobody
 	renewed time.Time  // when lock was asked for, by the monotonic clock
-	loader  schedule.Loader
+	look    time.Time  // when the schedules are to be looked at again; zero: at once
+	known   definitions
 	refused refusals
 
 	mu      sync.Mutex
@@ -120,6 +120,7 @@ const (
 	defaultLease = 3 * time.Second
 	defaultStop  = 5 * time.Second
 	callTimeout  = 10 * time.Second // of one call to a store
+	maxSleep     = 10 * time.Second // between two looks of a beat that leads, at most
 	standBy      = time.Second      // between two looks of a beat that does not lead, at most
 	maxPause     = time.Second      // after a store failed
 	memory       = 24 * time.Hour   // how long a broker remembers a publication's id
@@ -184,29 +185,42 @@ func (b *Beat) step(ctx, work context.Context) (time.Duration, error) {
 			return min(left+time.Millisecond, standBy), err
 		}
 	}
-	looked := time.Now()
-	next, more, err := b.fire(work)
-	switch {
-	case errors.Is(err, broker.ErrLeaseLost):
-		b.lost(work)
-		return 0, nil
-	case err != nil:
-		return 0, err
-	case more:
-		return 0, nil
+	if now := time.Now(); !now.Before(b.look) {
+		b.look = time.Time{}
+		next, more, err := b.fire(work)
+		switch {
+		case errors.Is(err, broker.ErrLeaseLost):
+			b.lost(work)
+			return 0, nil
+		case err != nil:
+			return 0, err
+		case more:
+			return 0, nil
+		}
+		b.look = now.Add(maxSleep)
+		if next > 0 {
+			b.look = now.Add(min(next, maxSleep))
+		}
 	}
-	// Until something is due, something changes, or the lead is to be renewed.
-	atMost := b.opts.Lease/3 - time.Since(b.renewed)
-	if next > 0 {
-		atMost = min(atMost, next-time.Since(looked))
-	}
+	return 0, b.sleep(ctx)
+}
+
+// sleep waits until something is due, something changes, or the lead is to be
+// renewed.
+func (b *Beat) sleep(ctx context.Context) error {
+	began := time.Now()
+	atMost := min(b.opts.Lease/3-began.Sub(b.renewed), b.look.Sub(began))
 	if atMost <= 0 {
-		return 0, nil
+		return nil
 	}
 	if err := b.schedules.Wait(ctx, atMost); err != nil && ctx.Err() == nil {
-		return 0, fmt.Errorf("wait for schedules: %w", err)
+		b.look = time.Time{}
+		return fmt.Errorf("wait for schedules: %w", err)
 	}
-	return 0, nil
+	if time.Since(began) < atMost { // it was woken: something has changed
+		b.look = time.Time{}
+	}
+	return nil
 }
 
 // acquire takes or renews the lead; without success it says how long another
@@ -246,7 +260,7 @@ func (b *Beat) acquire(work context.Context) (time.Duration, error) {
 func (b *Beat) lost(ctx context.Context) {
 	b.opts.Meter.Counter(measure.BeatLockLost, b.opts.ID).Add(1)
 	b.lead(ctx, false, "beat lost the lead")
-	b.lock, b.renewed = store.Lock{}, time.Time{}
+	b.lock, b.renewed, b.look = store.Lock{}, time.Time{}, time.Time{}
 }
 
 // resign gives the lead away, so that another takes over at once.

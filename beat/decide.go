@@ -18,19 +18,43 @@ type shot struct {
 // candidate is a due entry, read.
 type candidate struct {
 	store.Schedule
-	entry   Entry
-	moments *moments
-	err     error // it cannot be read
-	running bool  // the task before has not ended
+	definition
+	running bool // the task before has not ended
 }
 
-func newCandidate(l *schedule.Loader, s store.Schedule) candidate {
-	c := candidate{Schedule: s}
-	if c.err = c.entry.read(s.Definition, false); c.err == nil {
-		c.entry.ID = s.ID
-		c.moments, c.err = c.entry.moments(l)
+// definitions are entries that were read, by id: what is due again and again is
+// read once. It belongs to one goroutine.
+type definitions struct {
+	loader schedule.Loader
+	read   map[string]definition
+}
+
+type definition struct {
+	version int64
+	entry   *Entry // never changed
+	moments *moments
+	err     error // it cannot be read
+}
+
+// maxRead bounds the definitions that are kept: as many as may be due together,
+// or hardly more.
+const maxRead = 2 * dueLimit
+
+// of returns a record's definition, read.
+func (d *definitions) of(s *store.Schedule) definition {
+	if known, ok := d.read[s.ID]; ok && known.version == s.Version {
+		return known
 	}
-	return c
+	fresh := definition{version: s.Version, entry: &Entry{}}
+	if fresh.err = fresh.entry.read(s.Definition, false); fresh.err == nil {
+		fresh.entry.ID = s.ID
+		fresh.moments, fresh.err = fresh.entry.moments(&d.loader)
+	}
+	if d.read == nil || len(d.read) >= maxRead {
+		d.read = make(map[string]definition)
+	}
+	d.read[s.ID] = fresh
+	return fresh
 }
 
 // watchesOverlap reports whether it matters that the task before has ended.
@@ -47,7 +71,7 @@ func (c *candidate) decide(now time.Time) []shot {
 	case !c.entry.active():
 		return []shot{c.stop(errNotActive)}
 	}
-	e := &c.entry
+	e := c.entry
 	keep := 1
 	switch e.policy() {
 	case PolicyAll:
@@ -106,12 +130,12 @@ func (c *candidate) pass(due *missed, passed int, rest []time.Time) shot {
 		count = "more than " + count
 	}
 	f.Error = fmt.Sprintf("%s passed over (policy %s)", count, c.entry.policy())
-	return shot{entry: &c.entry, firing: f}
+	return shot{entry: c.entry, firing: f}
 }
 
 // each claims moments one by one.
 func (c *candidate) each(due []time.Time) []shot {
-	e := &c.entry
+	e := c.entry
 	shots := make([]shot, 0, len(due))
 	for i, t := range due {
 		f := store.Firing{ID: c.ID, Version: c.Version, Due: t, Jitter: c.moments.at(t).Sub(t)}

@@ -63,7 +63,7 @@ func (b *Beat) candidates(ctx context.Context, entries []store.Schedule) ([]cand
 	var ids []string
 	var watching []int
 	for i := range entries {
-		cs[i] = newCandidate(&b.loader, entries[i])
+		cs[i] = candidate{Schedule: entries[i], definition: b.known.of(&entries[i])}
 		if cs[i].watchesOverlap() {
 			ids, watching = append(ids, cs[i].LastTask), append(watching, i)
 		}

@@ -112,10 +112,15 @@ func beatsDieAndStop(t *testing.T, dir string, urls storeURLs) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	began := time.Now().UTC()
-	if _, err := book.Apply(t.Context(), everySecond(200), false); err != nil {
+	plan, err := book.Apply(t.Context(), everySecond(200), false)
+	if err != nil {
 		t.Fatal(err)
 	}
+	entry, err := book.Get(t.Context(), plan.Changes[0].ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := entry.Record.NextDue // of all of them
 	tormentBeats(t, dir, time.Duration(scale(10, 120))*time.Second)
 
 	// A last beat catches up, and the entries are stopped.
@@ -130,7 +135,7 @@ func beatsDieAndStop(t *testing.T, dir string, urls storeURLs) {
 		}
 	}
 	p.stop(t, syscall.SIGTERM)
-	judgeBeats(t, dir, book, client, began)
+	judgeBeats(t, dir, book, client, first)
 }
 
 // everySecond are n entries that are due every second, of all policies.
@@ -213,7 +218,7 @@ func caughtUp(t *testing.T, book *beat.Book, until time.Time) bool {
 }
 
 // judgeBeats compares what was enqueued with what was due.
-func judgeBeats(t *testing.T, dir string, book *beat.Book, client *stem.Client, began time.Time) {
+func judgeBeats(t *testing.T, dir string, book *beat.Book, client *stem.Client, first time.Time) {
 	t.Helper()
 	dues := enqueuedDues(t, client)
 	total, passed := 0, int64(0)
@@ -226,7 +231,7 @@ func judgeBeats(t *testing.T, dir string, book *beat.Book, client *stem.Client, 
 			got := dues[r.ID]
 			total += len(got)
 			passed += r.Misfired
-			span := int64(r.LastDue.Sub(began)/time.Second) + 1 // moments after began
+			span := int64(r.LastDue.Sub(first)/time.Second) + 1
 			if r.Fired != int64(len(got)) || r.Fired+r.Misfired != span {
 				t.Errorf("%s: %d tasks, %d fired, %d passed over, of %d moments", r.ID, len(got), r.Fired, r.Misfired, span)
 			}
