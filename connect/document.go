@@ -53,8 +53,15 @@ The library itself reads no environment: a Go program sets the same things in
 | ` + "`memory:`" + ` | in the process, gone with it: for tests and for one process |
 | ` + "`sqlite:stem.db`, `sqlite:/abs/path.db`" + ` | one file, used by several processes of one machine; made on first use, its directory is not |
 | ` + "`sqlite:stem.db?synchronous=normal`" + ` | the same, faster: a power cut may take the last commits, the end of a process takes none |
+| ` + "`redis://[USER:PASSWORD@]HOST[:6379][/DB]`, `rediss://…`" + ` | Redis 6.2+ or Valkey, plain or with TLS ([redis.md](redis.md)) |
+| ` + "`redis+sentinel://HOST,HOST…/MASTER[/DB]`" + ` | the master that Sentinels watch; ` + "`rediss+sentinel://`" + ` with TLS, ` + "`?sentinel_username=` and `?sentinel_password=`" + ` for the Sentinels themselves |
+| ` + "`redis+cluster://HOST,HOST…`" + ` | a Redis Cluster, of which some nodes are named; ` + "`rediss+cluster://`" + ` with TLS |
+| ` + "`redis…?partitions=N`" + ` | how many partitions a new namespace gets (1, on a Cluster 16); fixed afterwards |
+| ` + "`redis…?wait_replicas=N`" + ` | a call returns when so many replicas have what it stored |
 
-Programs built on ` + "`stemcmd`" + ` may add schemes of their own. The schemes of Redis,
+In a user's name or password, ` + "`/ ? # @ : %`" + ` are written ` + "`%2F %3F %23 %40 %3A %25`" + `.
+
+Programs built on ` + "`stemcmd`" + ` may add schemes of their own. The schemes of
 PostgreSQL and NATS are reserved for later versions and refused by name.
 
 ## Reserved for later versions

@@ -22,6 +22,9 @@ func Mask(raw string) string {
 	if err != nil || u.Opaque != "" || !strings.HasPrefix(rest, "//") {
 		return scheme + ":" + hidden
 	}
+	if strings.Contains(u.Path, "@") { // a password with a slash in it, perhaps
+		return scheme + ":" + hidden
+	}
 	user := u.User
 	u.User = nil
 	shown := u.String()
@@ -42,9 +45,11 @@ func maskQuery(raw string) string {
 		return raw
 	}
 	parts := strings.Split(query, "&")
+	redis := strings.HasPrefix(head, "redis") // has few options: what else is there may be a mistyped password
 	for i, p := range parts {
 		key, _, _ := strings.Cut(p, "=")
-		if soundsSecret(key) {
+		known := key == "partitions" || key == "wait_replicas"
+		if soundsSecret(key) || redis && !known {
 			parts[i] = key + "=" + hidden
 		}
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/backend/memory"
+	"github.com/stemjobs/stem/backend/redis"
 	"github.com/stemjobs/stem/internal/nearest"
 	"github.com/stemjobs/stem/store"
 )
@@ -25,6 +26,8 @@ type Options struct {
 	// MustExist refuses a store that is not there yet, where a first use would
 	// make it: for commands that only look, so that a mistyped path is told.
 	MustExist bool
+
+	TLS TLS // of stores whose URL asks for encryption
 
 	Logger  *slog.Logger      // of the backends; nil: discards
 	Openers map[string]Opener // more schemes, or others in place of the built-in ones
@@ -81,7 +84,22 @@ type Store struct {
 type URLError struct {
 	URL  string // without secrets
 	Want string // what is accepted
+	Role string // that the store was to have: "broker", "results" or "schedules"
 }
+
+// variable is the one that names the store of a role.
+func variable(role string) string {
+	switch role {
+	case "results":
+		return "STEM_RESULT_BACKEND_URL"
+	case "schedules":
+		return "STEM_SCHEDULE_STORE_URL"
+	}
+	return "STEM_BROKER_URL"
+}
+
+// Variable is the variable that a role's store is named by.
+func (e *URLError) Variable() string { return variable(e.Role) }
 
 func (e *URLError) Error() string {
 	if e.URL == "" {
@@ -92,9 +110,13 @@ func (e *URLError) Error() string {
 
 // OpenError says that a store could not be opened.
 type OpenError struct {
-	URL string // without secrets
-	Err error
+	URL  string // without secrets
+	Role string // that the store was to have: "broker", "results" or "schedules"
+	Err  error
 }
+
+// Variable is the variable that names the store.
+func (e *OpenError) Variable() string { return variable(e.Role) }
 
 func (e *OpenError) Error() string { return e.URL + ": " + e.Err.Error() }
 
@@ -104,7 +126,7 @@ func (e *OpenError) Unwrap() error { return e.Err }
 // later holds the schemes of backends that this version does not have.
 func later(scheme string) bool {
 	return slices.Contains([]string{
-		"redis", "rediss", "redis+sentinel", "redis+cluster", "postgres", "postgresql", "nats", "tls",
+		"postgres", "postgresql", "nats", "tls",
 	}, scheme)
 }
 
@@ -150,6 +172,10 @@ func (o Options) targets() ([]target, error) {
 			raw = o.Broker
 		}
 		t, err := o.parse(raw)
+		var wrong *URLError
+		if errors.As(err, &wrong) {
+			wrong.Role = roles()[i]
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -171,7 +197,7 @@ func (b *Backend) play(ctx context.Context, o Options, t target, role string) (s
 			return s.Backend, nil
 		}
 	}
-	opened, err := t.openAs(ctx, o)
+	opened, err := t.openAs(ctx, o, role)
 	if err != nil {
 		return nil, err
 	}
@@ -187,10 +213,10 @@ type target struct {
 	open     func(ctx context.Context, o Options) (stem.Backend, error)
 }
 
-func (t target) openAs(ctx context.Context, o Options) (stem.Backend, error) {
+func (t target) openAs(ctx context.Context, o Options, role string) (stem.Backend, error) {
 	b, err := t.open(ctx, o)
 	if err != nil {
-		return nil, &OpenError{URL: t.shown, Err: err}
+		return nil, &OpenError{URL: t.shown, Role: role, Err: err}
 	}
 	return b, nil
 }
@@ -210,6 +236,8 @@ func (o Options) parse(raw string) (target, error) {
 		return parseMemory(t, raw)
 	case scheme == "sqlite":
 		return parseSQLite(t, raw)
+	case redis.IsURLScheme(scheme):
+		return parseRedis(t, raw, o.TLS)
 	case later(scheme):
 		return t, &URLError{URL: t.shown, Want: o.accepted("") + "; " + scheme + " comes in a later version"}
 	default:
@@ -220,7 +248,7 @@ func (o Options) parse(raw string) (target, error) {
 // accepted names the forms of URL that Open takes, the nearest to scheme
 // first.
 func (o Options) accepted(scheme string) string {
-	forms := map[string]string{"memory": "memory:", "sqlite": "sqlite:stem.db"}
+	forms := map[string]string{"memory": "memory:", "sqlite": "sqlite:stem.db", "redis": "redis://localhost:6379/0"}
 	for s := range o.Openers {
 		if forms[s] == "" {
 			forms[s] = s + ":…"

@@ -100,12 +100,12 @@ func TestOpenSchedules(t *testing.T) {
 func TestOpenRefusesURLs(t *testing.T) {
 	for raw, want := range map[string]string{
 		"":                               "no store is named",
-		"stem.db":                        "one of memory:, sqlite:stem.db",
+		"stem.db":                        "one of memory:, redis://localhost:6379/0, sqlite:stem.db",
 		"sqlit:stem.db":                  "sqlite:stem.db?",
-		"redis://u:hunter2@h":            "redis comes in a later version",
+		"nats://u:hunter2@h":             "nats comes in a later version",
 		"postgres://u:hunter2@h/db":      "postgres comes in a later version",
 		"nats://h":                       "nats comes in a later version",
-		"mysql://root:hunter2@h":         "one of memory:, sqlite:stem.db, toy:…",
+		"mysql://root:hunter2@h":         "one of memory:, redis://localhost:6379/0, sqlite:stem.db, toy:…",
 		"memory:x":                       "memory: alone",
 		"sqlite:":                        "the path is missing",
 		"sqlite::memory:":                "say memory:",

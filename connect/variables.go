@@ -55,7 +55,7 @@ func (v *Variable) show(value string) string {
 
 // Variables lists every STEM_* variable, in the order of the documentation.
 func Variables() []Variable {
-	return slices.Concat(storeVariables(), workVariables(), serviceVariables(), laterVariables())
+	return slices.Concat(storeVariables(), tlsVariables(), workVariables(), serviceVariables(), laterVariables())
 }
 
 func storeVariables() []Variable {
@@ -81,6 +81,32 @@ func storeVariables() []Variable {
 			Meaning: "queue of tasks whose call and declaration name none; what a worker hears when told nothing",
 			Form:    "1–100 of A-Z a-z 0-9 . _ -",
 			set:     func(c *Config, v string) bool { c.DefaultQueue = v; return task.ValidateQueue(v) == nil },
+		},
+	}
+}
+
+func tlsVariables() []Variable {
+	const file = "the path of a PEM file"
+	return []Variable{
+		{
+			Name: "STEM_TLS_CA_CERT", Default: "none: whom the system trusts",
+			Meaning: "authorities that stores' certificates must be signed by, where the URL asks for TLS (rediss://)", Form: file,
+			set: func(c *Config, v string) bool { c.TLS.CA = v; return true },
+		}, {
+			Name: "STEM_TLS_CLIENT_CERT", Default: "none",
+			Meaning: "the certificate that is shown to stores", Form: file,
+			set: func(c *Config, v string) bool { c.TLS.Cert = v; return true },
+		}, {
+			Name: "STEM_TLS_CLIENT_KEY", Default: "none",
+			Meaning: "its key", Form: file,
+			set: func(c *Config, v string) bool { c.TLS.Key = v; return true },
+		}, {
+			Name: "STEM_TLS_ALLOW_INSECURE", Default: "false",
+			Meaning: "does not check stores' certificates, and warns at each start: for tests alone", Form: "true or false",
+			set: func(c *Config, v string) bool {
+				c.TLS.AllowInsecure = v == "true" || v == "1"
+				return slices.Contains([]string{"true", "false", "1", "0"}, v)
+			},
 		},
 	}
 }
@@ -203,8 +229,6 @@ func laterVariables() []Variable {
 			"STEM_SIGNING_PUBLIC_KEYS", "STEM_SIGNING_PRIVATE_KEYS"),
 		row("encryption: arguments and results are NOT encrypted", "none", "encryption of arguments and results",
 			"STEM_ENCRYPTION_KEYS", "STEM_ENCRYPTION_ACTIVE_KEY"),
-		row("stores over a network", "none", "TLS for every connection",
-			"STEM_TLS_CA_CERT", "STEM_TLS_CLIENT_CERT", "STEM_TLS_CLIENT_KEY", "STEM_TLS_ALLOW_INSECURE"),
 		row("tracing", "none", "traces", "STEM_OTLP_ENDPOINT", "STEM_TRACE_EXPORTER"),
 		row("hooks", "true, none", "hooks, on or off by name", "STEM_SIGNALS_ENABLED", "STEM_SIGNALS_DISABLED"),
 		row("migration by hand", "true", "whether a program migrates the schema at start", "STEM_AUTO_MIGRATE"),
@@ -223,6 +247,7 @@ type Config struct {
 	Schedules    string // URL; "": the broker's
 	Namespace    string
 	DefaultQueue string
+	TLS          TLS // of connections to stores
 
 	Concurrency int
 	Prefetch    int // 0: auto
@@ -254,7 +279,7 @@ func defaults() Config {
 
 // Options returns how to open the configured stores.
 func (c *Config) Options() Options {
-	return Options{Broker: c.Broker, Results: c.Results, Schedules: c.Schedules, Namespace: c.Namespace}
+	return Options{Broker: c.Broker, Results: c.Results, Schedules: c.Schedules, Namespace: c.Namespace, TLS: c.TLS}
 }
 
 // number reads a whole number in [least, most]: digits and nothing else.

@@ -117,8 +117,10 @@ func (s *session) hint(err error) string {
 		return own.hint
 	case errors.As(err, &url) && url.URL == "":
 		return "Set STEM_BROKER_URL, or give --broker, as in --broker sqlite:stem.db"
+	case errors.As(err, &url):
+		return "Correct " + url.Variable() + ", or the flag in its place"
 	case errors.As(err, &open):
-		return "Check --broker and --backend, or the variables of " + s.app.Name + " config"
+		return "Check " + open.Variable() + ", or the flag in its place; " + s.app.Name + " config shows what is in force"
 	case errors.Is(err, broker.ErrUnavailable), errors.Is(err, errTimeout):
 		return "See what " + s.app.Name + " health says"
 	default:

@@ -44,6 +44,7 @@ type backendHealth struct {
 	RoundTripMS float64  `json:"roundTripMs"`
 	Queues      int      `json:"queues"`
 	Workers     int      `json:"workers"`
+	Warnings    []string `json:"warnings,omitempty"`
 
 	err error
 }
@@ -51,6 +52,11 @@ type backendHealth struct {
 // schemaTeller is implemented by backends that have a schema.
 type schemaTeller interface {
 	Schema(ctx context.Context) (string, error)
+}
+
+// warner is implemented by backends that know what will go wrong some day.
+type warner interface {
+	Warnings(ctx context.Context) ([]string, error)
 }
 
 func (s *session) health(ctx context.Context, _ []string) error {
@@ -65,6 +71,11 @@ func (s *session) health(ctx context.Context, _ []string) error {
 		}
 	}
 	_, err := list(s, healthView(), one(rows))
+	for i := range rows {
+		for _, w := range rows[i].Warnings {
+			s.note("%s: warning: %s", rows[i].URL, w)
+		}
+	}
 	switch {
 	case len(errs) > 0:
 		var wrong *connect.URLError
@@ -170,6 +181,13 @@ func (h *backendHealth) count(ctx context.Context, b *connect.Backend) error {
 		}
 		h.Schema = schema
 	}
+	if w, ok := b.Stores[0].Backend.(warner); ok {
+		warnings, err := w.Warnings(ctx)
+		if err != nil {
+			return err
+		}
+		h.Warnings = append(h.Warnings, warnings...)
+	}
 	queues, err := b.Broker().Queues(ctx)
 	if err != nil {
 		return err
@@ -192,8 +210,11 @@ func healthView() view[backendHealth] {
 			{head: "STORE", cell: func(h *row) string { return h.URL }},
 			{head: "ROLES", cell: func(h *row) string { return strings.Join(h.Roles, ", ") }},
 			{head: "STATE", cell: func(h *row) string {
-				if h.err != nil {
+				switch {
+				case h.err != nil:
 					return "fault"
+				case len(h.Warnings) > 0:
+					return "warning"
 				}
 				return "ok"
 			}, paint: func(h *row) string {

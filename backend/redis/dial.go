@@ -6,12 +6,47 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"time"
 
 	"github.com/redis/rueidis"
 )
 
-// dial connects as the configuration says.
-func dial(_ context.Context, c Config) (rueidis.Client, error) {
+// How long a connection may take to come about, and an answer to come. A server
+// or a way to it that is silent for longer counts as lost, and is dialled again.
+const (
+	dialTimeout   = 5 * time.Second
+	answerTimeout = 7 * time.Second // more than replicaTimeout
+)
+
+// dial connects as the configuration says, and checks that the server is one
+// that Stem can use.
+func dial(ctx context.Context, c Config) (rueidis.Client, error) {
+	fail := func(err error) error {
+		return fmt.Errorf("open Redis at %s: %w", strings.Join(c.Addrs, ", "), explain(ctx, c, err))
+	}
+	client, err := newClient(ctx, c)
+	if err != nil {
+		return nil, fail(err)
+	}
+	if err := ctx.Err(); err != nil {
+		client.Close()
+		return nil, fail(err)
+	}
+	seen, err := look(ctx, client)
+	if err == nil {
+		err = seen.usable(c)
+	}
+	if err != nil {
+		client.Close()
+		return nil, fail(err)
+	}
+	for _, w := range seen.warnings() {
+		c.Logger.Warn(w, "redis", strings.Join(c.Addrs, ","))
+	}
+	return client, nil
+}
+
+func newClient(ctx context.Context, c Config) (rueidis.Client, error) {
 	o := rueidis.ClientOption{
 		InitAddress:       c.Addrs,
 		Username:          c.Username,
@@ -20,16 +55,21 @@ func dial(_ context.Context, c Config) (rueidis.Client, error) {
 		TLSConfig:         c.TLS,
 		DisableCache:      true,
 		ForceSingleClient: !c.Cluster && c.Sentinel == "",
+		ConnWriteTimeout:  answerTimeout,
 	}
+	o.Dialer.Timeout = dialTimeout
+	if by, ok := ctx.Deadline(); ok {
+		o.Dialer.Timeout = max(time.Millisecond, min(dialTimeout, time.Until(by)))
+	}
+	o.Dialer.KeepAlive = time.Second // how often an idle connection is proved to live
 	if c.Sentinel != "" {
-		o.Sentinel = rueidis.SentinelOption{MasterSet: c.Sentinel, Username: c.SentinelUsername, Password: c.SentinelPassword, TLSConfig: c.TLS}
+		o.Sentinel = rueidis.SentinelOption{
+			MasterSet: c.Sentinel, Username: c.SentinelUsername, Password: c.SentinelPassword,
+			TLSConfig: c.TLS, Dialer: o.Dialer,
+		}
 	}
 	o.DialCtxFn = dialSocket
-	client, err := rueidis.NewClient(o)
-	if err != nil {
-		return nil, fmt.Errorf("open Redis at %v: %w", c.Addrs, unavailable(err))
-	}
-	return client, nil
+	return rueidis.NewClient(o)
 }
 
 // dialSocket connects to a host's port, or to a Unix socket.
