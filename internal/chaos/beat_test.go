@@ -22,11 +22,17 @@ import (
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/beat"
 	"github.com/stemjobs/stem/connect"
+	"github.com/stemjobs/stem/internal/faultproxy"
+	"github.com/stemjobs/stem/internal/redistest"
 	"github.com/stemjobs/stem/store"
 )
 
-// storesFile has the URLs of a test's stores: of tasks, and of schedules.
-const storesFile = "stores.json"
+// storesFile has the URLs of a test's stores: of tasks, and of schedules. cutFile
+// has those of a beat that can be cut from them.
+const (
+	storesFile = "stores.json"
+	cutFile    = "cut.json"
+)
 
 type storeURLs struct{ Tasks, Schedules string }
 
@@ -46,7 +52,11 @@ func beatMain() error {
 		return err
 	}
 	dir := os.Getenv(dirEnv)
-	raw, err := os.ReadFile(filepath.Join(dir, storesFile))
+	file := storesFile
+	if strings.HasPrefix(args.Name, "cut") {
+		file = cutFile
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, file))
 	if err != nil {
 		return err
 	}
@@ -61,8 +71,12 @@ func beatMain() error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	b, client, err := urls.open(ctx)
+	for err != nil && ctx.Err() == nil { // cut off already
+		time.Sleep(100 * time.Millisecond)
+		b, client, err = urls.open(ctx)
+	}
 	if err != nil {
-		return err
+		return nil //nolint:nilerr // it was told to stop before it began
 	}
 	runs, err := beat.New(client, b.Schedules(), b.Locks(), beat.Options{ID: args.Name, Logger: slog.New(slog.NewJSONHandler(log, nil))})
 	if err != nil {
@@ -71,34 +85,63 @@ func beatMain() error {
 	return errors.Join(runs.Run(ctx), b.Close(), log.Close())
 }
 
+// place is where a test's tasks and schedules live.
+type place struct {
+	urls, cut storeURLs         // cut: as a beat sees them that can be cut off; zero: none can
+	proxy     *faultproxy.Proxy // between that beat and the store
+	server    *redistest.Server // nil: there is none to restart
+}
+
+// places are the kinds of stores that the fault tests run on.
+func places() map[string]func(t *testing.T, dir string) place {
+	file := func(dir, name string) string { return "sqlite:" + filepath.Join(dir, name) }
+	return map[string]func(t *testing.T, dir string) place{
+		"SQLite": func(_ *testing.T, dir string) place {
+			return place{urls: storeURLs{Tasks: file(dir, "stem.db")}}
+		},
+		"SQLite, two stores": func(_ *testing.T, dir string) place {
+			return place{urls: storeURLs{Tasks: file(dir, "stem.db"), Schedules: file(dir, "schedules.db")}}
+		},
+		"Redis": func(t *testing.T, _ string) place {
+			server := redistest.Start(t, redistest.Options{AOF: "always"})
+			proxy := faultproxy.Start(t, server.Addr)
+			return place{
+				urls: storeURLs{Tasks: server.URL(0)}, cut: storeURLs{Tasks: "redis://" + proxy.Addr + "/0"},
+				proxy: proxy, server: server,
+			}
+		},
+		"Redis, two stores": func(t *testing.T, _ string) place {
+			server := redistest.Start(t, redistest.Options{AOF: "always"})
+			return place{urls: storeURLs{Tasks: server.URL(0), Schedules: server.URL(1)}, server: server}
+		},
+	}
+}
+
 // TestBeatsDieAndStop: three beats with 200 entries every second are killed, stopped
-// and continued at random. Each due moment is enqueued once; under policy all none is
+// and continued at random; one is cut from the store, and the store is restarted,
+// where there is a network. Each due moment is enqueued once; under policy all none is
 // missing, under latest and skip each that is missing is counted as passed over.
 func TestBeatsDieAndStop(t *testing.T) {
-	for name, urls := range map[string]func(dir string) storeURLs{
-		"one store": func(dir string) storeURLs {
-			return storeURLs{Tasks: "sqlite:" + filepath.Join(dir, "stem.db")}
-		},
-		"two stores": func(dir string) storeURLs {
-			return storeURLs{Tasks: "sqlite:" + filepath.Join(dir, "stem.db"), Schedules: "sqlite:" + filepath.Join(dir, "schedules.db")}
-		},
-	} {
+	for name, find := range places() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			beatsDieAndStop(t, dir, urls(dir))
+			beatsDieAndStop(t, dir, find(t, dir))
 		})
 	}
 }
 
-func beatsDieAndStop(t *testing.T, dir string, urls storeURLs) {
-	raw, err := json.Marshal(urls)
-	if err != nil {
-		t.Fatal(err)
+func beatsDieAndStop(t *testing.T, dir string, where place) {
+	for file, urls := range map[string]storeURLs{storesFile: where.urls, cutFile: where.cut} {
+		raw, err := json.Marshal(urls)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, file), raw, 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	if err := os.WriteFile(filepath.Join(dir, storesFile), raw, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	urls := where.urls
 	b, client, err := urls.open(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -121,7 +164,7 @@ func beatsDieAndStop(t *testing.T, dir string, urls storeURLs) {
 		t.Fatal(err)
 	}
 	first := entry.Record.NextDue // of all of them
-	tormentBeats(t, dir, time.Duration(scale(10, 120))*time.Second)
+	tormentBeats(t, dir, where, time.Duration(scale(10, 120))*time.Second)
 
 	// A last beat catches up, and the entries are stopped.
 	p := startRole(t, "beat", dir, workerArgs{Name: "last"}, nil)
@@ -159,14 +202,22 @@ func everySecond(n int) []beat.Desired {
 }
 
 // tormentBeats keeps three beats running, and kills, stops, continues and replaces
-// them at random.
-func tormentBeats(t *testing.T, dir string, length time.Duration) {
+// them at random; it cuts the first one off, and restarts the store, where it can.
+func tormentBeats(t *testing.T, dir string, where place, length time.Duration) {
 	t.Helper()
 	beats := make([]*process, 3)
+	start := func(i int) {
+		name := "beat"
+		if i == 0 && where.proxy != nil {
+			name = "cut"
+		}
+		beats[i] = startRole(t, "beat", dir, workerArgs{Name: name}, nil)
+	}
 	for i := range beats {
-		beats[i] = startRole(t, "beat", dir, workerArgs{Name: "beat"}, nil)
+		start(i)
 	}
 	resume := map[int]time.Time{} // of stopped beats
+	restart := time.Now().Add(length / 2)
 	for end := time.Now().Add(length); time.Now().Before(end); {
 		time.Sleep(time.Duration(100+rand.IntN(700)) * time.Millisecond)
 		for i, at := range resume {
@@ -174,6 +225,14 @@ func tormentBeats(t *testing.T, dir string, length time.Duration) {
 				beats[i].signal(t, syscall.SIGCONT)
 				delete(resume, i)
 			}
+		}
+		if where.proxy != nil {
+			where.proxy.Set(faultproxy.Faults{Cut: rand.IntN(3) == 0})
+		}
+		if where.server != nil && time.Now().After(restart) {
+			where.server.Kill()
+			where.server.Restart()
+			restart = end.Add(time.Hour)
 		}
 		i := rand.IntN(len(beats))
 		if _, stopped := resume[i]; stopped {
@@ -183,13 +242,13 @@ func tormentBeats(t *testing.T, dir string, length time.Duration) {
 		case 0, 1:
 			beats[i].signal(t, syscall.SIGKILL)
 			<-beats[i].done
-			beats[i] = startRole(t, "beat", dir, workerArgs{Name: "beat"}, nil)
+			start(i)
 		case 2:
 			beats[i].signal(t, syscall.SIGSTOP)
 			resume[i] = time.Now().Add(time.Duration(500+rand.IntN(5500)) * time.Millisecond)
 		case 3:
 			beats[i].stop(t, syscall.SIGTERM)
-			beats[i] = startRole(t, "beat", dir, workerArgs{Name: "beat"}, nil)
+			start(i)
 		}
 	}
 	for i := range resume {
