@@ -51,8 +51,7 @@ func encode(e *task.Envelope) ([]byte, error) {
 // appendPublication appends the arguments of one publication, which takes its
 // claims in its own partition; see publish in lua/common.lua.
 func appendPublication(args []string, e *task.Envelope, data []byte, claims []broker.Claim, now int64) []string {
-	line := e.Queue + ":" + strconv.Itoa(e.Priority)
-	args = append(args, e.ID, line, rueidis.BinaryString(newValue(e, data, now)))
+	args = append(args, e.ID, lineOf(e), rueidis.BinaryString(newValue(e, data, now)))
 	flag := 0
 	if e.VisibilityTimeout > 0 || e.Attempt > 0 {
 		flag = flagUnusual
@@ -84,6 +83,20 @@ func (db *DB) appendItem(args []string, e *task.Envelope, data []byte, claims []
 		args[len(args)-2*(len(noted)-i)+1] = "r" + strconv.Itoa(db.partition(c.Key))
 	}
 	return args
+}
+
+// lineOf is the line in which a task waits.
+func lineOf(e *task.Envelope) string { return e.Queue + ":" + strconv.Itoa(e.Priority) }
+
+// plain reports whether the plain script can store the items.
+func plain(batch []broker.Publication, items []int) bool {
+	for _, i := range items {
+		e := batch[i].Envelope
+		if len(batch[i].Claims) > 0 || !e.NotBefore.IsZero() || e.VisibilityTimeout > 0 || e.Attempt > 0 {
+			return false
+		}
+	}
+	return true
 }
 
 // Publish implements broker.Broker.
@@ -181,6 +194,14 @@ func (db *DB) store(ctx context.Context, batch []broker.Publication, data [][]by
 			continue
 		}
 		args := make([]string, 0, 4*len(items))
+		if plain(batch, items) {
+			for _, i := range items {
+				e := batch[i].Envelope
+				args = append(args, e.ID, lineOf(e), rueidis.BinaryString(newValue(e, data[i], now)))
+			}
+			calls = append(calls, call{db.scripts.plain, p, args})
+			continue
+		}
 		for _, i := range items {
 			args = db.appendItem(args, batch[i].Envelope, data[i], batch[i].Claims, now)
 		}
@@ -208,7 +229,13 @@ func (db *DB) store(ctx context.Context, batch []broker.Publication, data [][]by
 
 // published reads what became of the items of one partition.
 func published(m rueidis.RedisMessage, items []int, batch []broker.Publication, out []broker.Outcome) error {
-	reply, err := m.AsStrSlice()
+	var reply []string
+	letters, err := m.ToString() // of the plain script
+	if err == nil {
+		reply = []string{letters}
+	} else {
+		reply, err = m.AsStrSlice()
+	}
 	if err != nil || len(reply) == 0 || len(reply[0]) != len(items) {
 		return fmt.Errorf("%w: the server's answer is of another form (%w)", broker.ErrUnavailable, err)
 	}

@@ -22,8 +22,8 @@ type script struct {
 
 // scripts are all of them. Each is common.lua and the files that it names.
 type scripts struct {
-	publish, exchange, close, revoke, purge, queues, get, watch, claims, outbox, sweep *script
-	lock, apply, due, fire, finish                                                     *script
+	publish, plain, exchange, close, revoke, purge, queues, get, watch, claims, outbox, sweep *script
+	lock, apply, due, fire, finish                                                            *script
 
 	deadlist, deadreplay, deadpurge, deadimport *script
 
@@ -39,6 +39,7 @@ func loadScripts() (scripts, error) {
 		files []string
 	}{
 		{&s.publish, []string{"common", "publish"}},
+		{&s.plain, []string{"plain"}},
 		{&s.exchange, []string{"common", "settle", "receive", "wait", "exchange"}},
 		{&s.close, []string{"common", "close"}},
 		{&s.revoke, []string{"common", "revoke"}},
@@ -86,14 +87,33 @@ func loadScript(files ...string) (*script, error) {
 		if err != nil {
 			return nil, fmt.Errorf("load script: %w", err)
 		}
-		for line := range strings.Lines(string(text)) {
-			if t := strings.TrimSpace(line); t != "" && !strings.HasPrefix(t, "--") {
-				b.WriteString(t + "\n")
-			}
+		if err := appendLua(&b, string(text)); err != nil {
+			return nil, fmt.Errorf("load script %s: %w", name, err)
 		}
 	}
 	sum := sha1.Sum([]byte(b.String())) //nolint:gosec // EVALSHA's own
 	return &script{name: files[len(files)-1], source: b.String(), sha: hex.EncodeToString(sum[:])}, nil
+}
+
+// appendLua appends a file without its comments. "-- include NAME" stands for
+// another file.
+func appendLua(b *strings.Builder, text string) error {
+	for line := range strings.Lines(text) {
+		t := strings.TrimSpace(line)
+		if name, ok := strings.CutPrefix(t, "-- include "); ok {
+			other, err := luaFiles.ReadFile("lua/" + name + ".lua")
+			if err != nil {
+				return err
+			}
+			if err := appendLua(b, string(other)); err != nil {
+				return err
+			}
+		}
+		if t != "" && !strings.HasPrefix(t, "--") {
+			b.WriteString(t + "\n")
+		}
+	}
+	return nil
 }
 
 // call is one script to run in one partition.

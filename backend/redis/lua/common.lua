@@ -377,6 +377,12 @@ local function publish(a)
   return 's', nil, a + 4
 end
 
+-- begin_journal enters a new list; its name has the second with which it begins.
+local function begin_journal(name)
+  call('ZADD', P .. ':journal', tonumber(sub(name, 2)), name)
+  call('ZADD', P .. ':sweep', now + 120000, name)
+end
+
 -- write_journal adds what was published to the lists that List reads: one a
 -- minute of enqueuedAt, and once that is long, one a second.
 local function write_journal()
@@ -386,9 +392,6 @@ local function write_journal()
     if call('LLEN', P .. ':j:' .. name) >= 1000 then name = 's' .. second end
     local length = 0
     each(ids, function(...) length = call('RPUSH', P .. ':j:' .. name, ...) end)
-    if length == #ids then
-      call('ZADD', P .. ':journal', from - (sub(name, 1, 1) == 'm' and from % 60 or 0), name)
-      call('ZADD', P .. ':sweep', now + 120000, name)
-    end
+    if length == #ids then begin_journal(name) end
   end
 end
