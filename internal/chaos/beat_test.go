@@ -247,6 +247,10 @@ func tormentBeats(t *testing.T, dir string, where place, length time.Duration) {
 			beats[i].signal(t, syscall.SIGSTOP)
 			resume[i] = time.Now().Add(time.Duration(500+rand.IntN(5500)) * time.Millisecond)
 		case 3:
+			for k := range resume { // it may hold the lock of a file, which who stops waits for
+				beats[k].signal(t, syscall.SIGCONT)
+				delete(resume, k)
+			}
 			beats[i].stop(t, syscall.SIGTERM)
 			start(i)
 		}
