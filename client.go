@@ -56,8 +56,9 @@ type ClientOptions struct {
 
 	Middleware []func(EnqueueFunc) EnqueueFunc // the first is outermost
 
-	Logger *slog.Logger  // nil: discards
-	Meter  measure.Meter // nil: measures nothing
+	Logger *slog.Logger   // nil: discards
+	Meter  measure.Meter  // nil: measures nothing
+	Tracer measure.Tracer // nil: makes no spans; the headers of a trace are passed on all the same
 }
 
 // DefaultRetries is how many attempts follow a first one that failed, when
@@ -77,6 +78,7 @@ type Client struct {
 	enqueue EnqueueFunc
 	flush   coalesce.Group[broker.Publication, broker.Outcome]
 	counts  sync.Map // of [2]string{task, queue}: *enqueueCounters
+	calls   callMarks
 	reads   coalesce.Group[string, store.Found]
 	watches watches
 }
@@ -126,7 +128,8 @@ func NewClient(b Backend, o ClientOptions) (*Client, error) {
 	if c.results != nil && !keepsStatuses(c.broker, c.results) {
 		c.broker = pair.Join(c.broker, c.results, pair.Options{Logger: o.Logger, Meter: o.Meter})
 	}
-	c.flush.Flush = c.broker.Publish
+	c.calls = newCallMarks(o.Meter, broker.CapabilitiesOf(c.broker).Backend)
+	c.flush.Flush = c.send
 	c.flush.MaxWeight = maxPublishBytes
 	c.flush.Weigh = func(p broker.Publication) int { return task.EncodedSize(p.Envelope) }
 	read := func(ctx context.Context, ids []string) ([]store.Found, error) { return c.results.Get(ctx, ids...) }

@@ -187,7 +187,11 @@ func (e *Execution) Logger() *slog.Logger {
 		return l
 	}
 	i := e.describe()
-	return l.With("task", i.Name, "task_id", i.ID, "queue", i.Queue, "attempt", i.Attempt, "worker", i.Worker)
+	l = l.With("task", i.Name, "task_id", i.ID, "queue", i.Queue, "attempt", i.Attempt, "worker", i.Worker)
+	if id := e.trace().TraceID(); id != "" {
+		return l.With("trace_id", id)
+	}
+	return l
 }
 
 // Enqueue stores items with the worker's own client, with this task as their

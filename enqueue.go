@@ -34,6 +34,13 @@ func (c *Client) store(ctx context.Context, items []Item) ([]Receipt, error) {
 	if p, ok := ctx.Value(preparationKey{}).(*preparation); ok {
 		return p.fill(ctx, c, items), nil
 	}
+	ctx, span := c.trace(ctx, items)
+	receipts, err := c.storeAll(ctx, items, span)
+	span.end(receipts, err)
+	return receipts, err
+}
+
+func (c *Client) storeAll(ctx context.Context, items []Item, span *enqueueSpan) ([]Receipt, error) {
 	receipts := make([]Receipt, len(items))
 	batch := make([]broker.Publication, 0, len(items))
 	index := make([]int, 0, len(items)) // of the item that each publication is made of
@@ -44,6 +51,9 @@ func (c *Client) store(ctx context.Context, items []Item) ([]Receipt, error) {
 		if err == nil {
 			batch, index = append(batch, p), append(index, i)
 		}
+	}
+	if len(items) == 1 && len(batch) == 1 {
+		span.describe(batch[0].Envelope)
 	}
 	known, failure := 0, error(nil)
 	for len(batch) > 0 {
@@ -84,7 +94,7 @@ func chunk(batch []broker.Publication) int {
 // concurrent callers.
 func (c *Client) publish(ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
 	if len(batch) > 1 {
-		outcomes, err := c.broker.Publish(ctx, batch)
+		outcomes, err := c.send(ctx, batch)
 		if err != nil {
 			return nil, fmt.Errorf("enqueue %d tasks: %w: %w", len(batch), ErrOutcomeUnknown, err)
 		}
@@ -99,6 +109,31 @@ func (c *Client) publish(ctx context.Context, batch []broker.Publication) ([]bro
 	default:
 		return nil, fmt.Errorf("enqueue task %s: %w", batch[0].Envelope.ID, err)
 	}
+}
+
+// send is the call to the broker, timed and counted where anybody wants that.
+func (c *Client) send(ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
+	if c.opts.Meter == measure.None {
+		return c.broker.Publish(ctx, batch)
+	}
+	began := time.Now()
+	outcomes, err := c.broker.Publish(ctx, batch)
+	c.calls.took.Observe(time.Since(began).Seconds())
+	if err != nil {
+		c.calls.failed.Add(1)
+	}
+	return outcomes, err
+}
+
+// callMarks holds the metric handles of calls to publish.
+type callMarks struct {
+	took   measure.Histogram
+	failed measure.Counter
+}
+
+func newCallMarks(m measure.Meter, backend string) callMarks {
+	const operation = "publish"
+	return callMarks{m.Histogram(measure.BrokerRoundtrip, backend, operation), m.Counter(measure.BrokerErrors, backend, operation)}
 }
 
 // answer turns the broker's outcome into the caller's.
@@ -175,6 +210,7 @@ func (c *Client) publication(ctx context.Context, i *Item, now time.Time) (broke
 	if err := c.encodeArgs(e, i); err != nil {
 		return p, err
 	}
+	carry(ctx, e)
 	if err := c.fillMeta(ctx, e, i, now); err != nil {
 		return p, err
 	}

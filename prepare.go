@@ -61,8 +61,11 @@ type preparationKey struct{}
 func (p *preparation) fill(ctx context.Context, c *Client, items []Item) []Receipt {
 	receipts := make([]Receipt, len(items))
 	for i := range items {
+		ctx, span := c.trace(ctx, items[i:i+1])
 		made, err := c.publication(ctx, &items[i], p.now)
 		receipts[i] = Receipt{ID: made.Envelope.ID, Err: err}
+		span.describe(made.Envelope)
+		span.end(receipts[i:i+1], err)
 		if err == nil {
 			p.made[made.Envelope.ID] = made
 		}

@@ -131,6 +131,7 @@ type WorkerOptions struct {
 	Logger   *slog.Logger   // nil: the client's
 	LogLevel *slog.LevelVar // of that logger, which operators may change by command; nil: they may not
 	Meter    measure.Meter  // nil: the client's
+	Tracer   measure.Tracer // nil: the client's
 }
 
 // Worker executes tasks. Register handlers with Handle, then call Run once.
@@ -280,6 +281,10 @@ func (w *Worker) config() (runner.Config, error) {
 	if meter == nil {
 		meter = w.client.opts.Meter
 	}
+	tracer := o.Tracer
+	if tracer == nil {
+		tracer = w.client.opts.Tracer
+	}
 	return runner.Config{
 		Broker: w.client.broker, Lookup: func(name string) *runner.Task { return w.tasks[name] },
 		ID: o.ID, Version: o.Version, Queues: queues, Concurrency: o.Concurrency, Prefetch: o.Prefetch, Lease: o.Lease,
@@ -287,7 +292,7 @@ func (w *Worker) config() (runner.Config, error) {
 		Heartbeats: w.client.beats, HeartbeatInterval: o.HeartbeatInterval,
 		Control: w.client.control, LogLevel: o.LogLevel,
 		OnDead: o.OnDead,
-		Grace:  o.Grace, SoftGrace: o.SoftGrace, Logger: w.logger, Meter: meter,
+		Grace:  o.Grace, SoftGrace: o.SoftGrace, Logger: w.logger, Meter: meter, Tracer: tracer,
 	}, nil
 }
 

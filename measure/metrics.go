@@ -22,6 +22,8 @@ var (
 	TasksRetried      = &Metric{"stem.tasks.retried", KindCounter, byTask, "Attempts that failed and will be repeated."}
 	TasksExpired      = &Metric{"stem.tasks.expired", KindCounter, byTask, "Tasks not executed since they were past their expiry."}
 	TasksRevoked      = &Metric{"stem.tasks.revoked", KindCounter, byTask, "Tasks stopped by a revocation."}
+	TasksRateLimited  = &Metric{"stem.tasks.rate_limited", KindCounter, byTask, "Deliveries that a rate limit put off."}
+	TasksBadSignature = &Metric{"stem.tasks.signature_invalid", KindCounter, byTask, "Tasks dead-lettered for their signature."}
 	TasksLeaseLost    = &Metric{"stem.tasks.lease_lost", KindCounter, byTask, "Deliveries whose lease passed to another worker."}
 	TasksRedelivered  = &Metric{"stem.tasks.redelivered", KindCounter, byTask, "Deliveries of a task whose earlier lease ended without an outcome."}
 	TaskDuration      = &Metric{"stem.task.duration", KindHistogram, byOutcome, "Time in the handler."}
@@ -73,7 +75,7 @@ var (
 func All() []*Metric {
 	return []*Metric{
 		TasksEnqueued, TasksDeduplicated, TasksUnknown, TasksStarted, TasksSucceeded, TasksFailed, TasksRetried,
-		TasksExpired, TasksRevoked, TasksLeaseLost, TasksRedelivered,
+		TasksExpired, TasksRevoked, TasksRateLimited, TasksBadSignature, TasksLeaseLost, TasksRedelivered,
 		TaskDuration, TaskQueueTime, TaskLateness,
 		DLQAdded, DLQReplayed, DLQPurged, DLQDepth, QueueDepth, QueueDelayed, QueueOldestAge,
 		IsolatesActive, IsolatesTotal, IsolatesLost, WorkerInflight, WorkerPrefetch, HeartbeatAge,

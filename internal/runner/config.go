@@ -95,8 +95,9 @@ type Config struct {
 	// after that is stored: one call after the other, each for 5 s at most.
 	OnDead func(ctx context.Context, d Dead)
 
-	Logger *slog.Logger  // nil: discards
-	Meter  measure.Meter // nil: measure.None
+	Logger *slog.Logger   // nil: discards
+	Meter  measure.Meter  // nil: measure.None
+	Tracer measure.Tracer // nil: traces nothing
 }
 
 // Defaults that are used in more than one place.

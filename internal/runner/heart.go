@@ -16,14 +16,14 @@ const maxListed = 100
 
 // gauges are the worker's values of the moment.
 type gauges struct {
-	active, total, lost, inflight, prefetched, beatAge measure.Gauge
+	active, total, lost, inflight, prefetched measure.Gauge
 }
 
 func newGauges(m measure.Meter, worker string) gauges {
 	return gauges{
 		active: m.Gauge(measure.IsolatesActive, worker), total: m.Gauge(measure.IsolatesTotal, worker),
 		lost: m.Gauge(measure.IsolatesLost, worker), inflight: m.Gauge(measure.WorkerInflight, worker),
-		prefetched: m.Gauge(measure.WorkerPrefetch, worker), beatAge: m.Gauge(measure.HeartbeatAge, worker),
+		prefetched: m.Gauge(measure.WorkerPrefetch, worker),
 	}
 }
 
@@ -72,13 +72,10 @@ func (r *Runner) heart(ctx context.Context, end <-chan struct{}) {
 	if !r.timed {
 		look.Stop()
 	}
-	var stored time.Time
 	failures := 0
 	send := func(stopped bool) {
-		if failures = r.beat(ctx, failures, stopped); failures == 0 {
-			stored = time.Now()
-		}
-		r.measure(stored)
+		failures = r.beat(ctx, failures, stopped)
+		r.measure()
 	}
 	stopping := r.stopping
 	send(false)
@@ -90,7 +87,7 @@ func (r *Runner) heart(ctx context.Context, end <-chan struct{}) {
 			stopping = nil
 			send(false)
 		case <-look.C:
-			r.measure(stored)
+			r.measure()
 		case <-end:
 			send(true)
 			return
@@ -118,7 +115,7 @@ func (r *Runner) beat(ctx context.Context, failures int, stopped bool) int {
 }
 
 // measure sets the gauges.
-func (r *Runner) measure(stored time.Time) {
+func (r *Runner) measure() {
 	if !r.timed {
 		return
 	}
@@ -131,7 +128,4 @@ func (r *Runner) measure(stored time.Time) {
 	r.gauges.lost.Set(float64(lost))
 	r.gauges.inflight.Set(float64(inflight))
 	r.gauges.prefetched.Set(float64(waiting))
-	if !stored.IsZero() {
-		r.gauges.beatAge.Set(time.Since(stored).Seconds())
-	}
 }

@@ -81,6 +81,7 @@ func (r *Runner) execute(j *Job) {
 	ctx, cancel := context.WithCancelCause(r.handlers)
 	defer cancel(nil)
 	j.ctx = ctx
+	r.received(j)
 	if j.alone() || j.Delivery.Redelivered {
 		r.line.arm(j, cancel)
 		if j.alone() {
@@ -95,6 +96,9 @@ func (r *Runner) execute(j *Job) {
 		return
 	}
 	j.marks.started.Add(1)
+	if span := r.executing(j); span != nil {
+		defer r.executed(j, span)
+	}
 	stop := r.limit(j)
 	result, err := r.call(j)
 	now, cause := time.Now(), context.Cause(j.ctx)
@@ -209,6 +213,7 @@ func (r *Runner) followups(j *Job, o task.Outcome) (task.Outcome, []broker.Publi
 			next = nil
 		}
 	}
+	j.continueTrace(next)
 	return o, next
 }
 

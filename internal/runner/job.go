@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/measure"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -22,7 +23,8 @@ type Job struct {
 	marks *marks
 	iso   *isolate // that executes it
 
-	ctx context.Context // of the handler; the isolate's own until it is handed over
+	ctx   context.Context      // of the handler; the isolate's own until it is handed over
+	trace measure.TraceContext // of its execute span; set before the handler runs
 
 	// What follows is guarded by line.mu. Moments are counted from the
 	// runner's start, by the monotonic clock.
@@ -39,6 +41,7 @@ type Job struct {
 	progress   *task.Progress // not yet sent
 	extend     time.Duration  // asked for and not yet sent; 0: none
 	onSuccess  []broker.Publication
+	consume    measure.Span // nil: not traced, or not begun
 	outcome    task.Outcome // once ended
 	followups  []broker.Publication
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"strings"
 	"time"
 
 	"github.com/stemjobs/stem/broker"
@@ -102,6 +101,9 @@ func (m *marks) timings(s task.State) *timings {
 	return t
 }
 
+// count adds one to a counter that most tasks never need.
+func (m *marks) count(metric *measure.Metric) { m.meter.Counter(metric, m.task, m.queue).Add(1) }
+
 func (m *marks) deadLettered(reason string) {
 	c := m.dead[reason]
 	if c == nil {
@@ -117,7 +119,8 @@ func (m *marks) deadLettered(reason string) {
 // stored counts, times and logs an outcome that is in the store now.
 func (r *Runner) stored(j *Job) {
 	o := &j.outcome
-	j.marks.ended(&j.Delivery, o, r.timed)
+	j.marks.ended(&j.Delivery, o, j.trace, r.timed)
+	r.consumed(j)
 	switch o.State {
 	case task.Succeeded:
 		r.counts.succeeded.Add(1)
@@ -132,7 +135,7 @@ func (r *Runner) stored(j *Job) {
 
 // ended counts an outcome that is in the store now, and times it where anybody
 // wants that.
-func (m *marks) ended(d *broker.Delivery, o *task.Outcome, timed bool) {
+func (m *marks) ended(d *broker.Delivery, o *task.Outcome, trace measure.TraceContext, timed bool) {
 	switch o.State {
 	case task.Succeeded:
 		m.succeeded.Add(1)
@@ -141,6 +144,13 @@ func (m *marks) ended(d *broker.Delivery, o *task.Outcome, timed bool) {
 	case task.Failed:
 		m.failed.Add(1)
 		m.deadLettered(o.Reason)
+		if o.Reason == task.ReasonSignatureInvalid {
+			m.count(measure.TasksBadSignature)
+		}
+	case task.Queued:
+		if o.Reserved {
+			m.count(measure.TasksRateLimited)
+		}
 	case task.Cancelled:
 		if o.Reason == task.ReasonExpired {
 			m.expired.Add(1)
@@ -152,12 +162,12 @@ func (m *marks) ended(d *broker.Delivery, o *task.Outcome, timed bool) {
 		return
 	}
 	t := m.timings(o.State)
-	t.duration.Observe(max(0, o.EndedAt.Sub(o.StartedAt).Seconds()))
+	measure.ObserveIn(t.duration, trace, max(0, o.EndedAt.Sub(o.StartedAt).Seconds()))
 	since, delayed := due(d)
 	waited := max(0, o.StartedAt.Sub(since).Seconds())
-	t.queueTime.Observe(waited)
+	measure.ObserveIn(t.queueTime, trace, waited)
 	if delayed {
-		t.lateness.Observe(waited)
+		measure.ObserveIn(t.lateness, trace, waited)
 	}
 }
 
@@ -189,7 +199,7 @@ func (r *Runner) logOutcome(j *Job, o *task.Outcome) {
 	attrs = append(attrs,
 		slog.String("task", j.Delivery.Envelope.Name), slog.String("task_id", j.Delivery.Envelope.ID),
 		slog.String("queue", j.Delivery.Queue), slog.Int("attempt", j.Delivery.Attempt), slog.String("state", string(o.State)))
-	if id := traceID(j.Delivery.Envelope.Headers["traceparent"]); id != "" {
+	if id := j.Trace().TraceID(); id != "" {
 		attrs = append(attrs, slog.String("trace_id", id))
 	}
 	if !o.StartedAt.IsZero() {
@@ -205,15 +215,6 @@ func (r *Runner) logOutcome(j *Job, o *task.Outcome) {
 		attrs = append(attrs, slog.Time("not_before", o.NotBefore))
 	}
 	r.log.LogAttrs(ctx, level, outcomeMessage(o), attrs...)
-}
-
-// traceID is the trace of a W3C traceparent header: VERSION-TRACE-SPAN-FLAGS.
-func traceID(parent string) string {
-	parts := strings.Split(parent, "-")
-	if len(parts) < 4 || len(parts[1]) != 32 {
-		return ""
-	}
-	return parts[1]
 }
 
 func outcomeMessage(o *task.Outcome) string {
@@ -236,6 +237,7 @@ func outcomeMessage(o *task.Outcome) string {
 
 // lostLease counts and logs a delivery that belongs to a newer lease.
 func (r *Runner) lostLease(j *Job, uncertain bool, err error) {
+	r.lost(j)
 	if uncertain {
 		// The settlement was sent before and its answer did not arrive: most
 		// likely it is stored.

@@ -52,7 +52,7 @@ func (t *Tally) Started(d *broker.Delivery) {
 
 // Ended counts an outcome that is in the store now.
 func (t *Tally) Ended(d *broker.Delivery, o *task.Outcome) {
-	t.on(d, func(m *marks) { m.ended(d, o, t.timed) })
+	t.on(d, func(m *marks) { m.ended(d, o, measure.TraceOf(d.Envelope.Headers), t.timed) })
 }
 
 // Renewed counts leases that were extended.

@@ -1,0 +1,162 @@
+package runner
+
+import (
+	"log/slog"
+	"maps"
+	"time"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/measure"
+	"github.com/stemjobs/stem/task"
+)
+
+// messagingSystem is what OpenTelemetry's messaging conventions call Stem.
+const messagingSystem = "stem"
+
+// received begins the consume span of a delivery that an isolate has taken. It
+// began when the delivery was received, and goes on in its producer's trace.
+func (r *Runner) received(j *Job) {
+	if r.cfg.Tracer == nil {
+		return
+	}
+	span := r.consume(j)
+	l := &r.line
+	l.mu.Lock()
+	gone := j.state == gone
+	if !gone {
+		j.consume = span
+	}
+	l.mu.Unlock()
+	if gone { // its lease was lost before it began
+		span.End(time.Time{})
+	}
+}
+
+// consume makes the consume span, and gives the handler's context to it.
+func (r *Runner) consume(j *Job) measure.Span {
+	ctx := j.ctx
+	if ctx == nil { // it was refused: no handler ever has it
+		ctx = r.handlers
+	}
+	ctx, span := r.cfg.Tracer.Start(ctx, measure.SpanStart{
+		Name: measure.SpanConsume, Kind: measure.SpanConsumer,
+		Remote: measure.TraceOf(j.Delivery.Envelope.Headers), Link: true, At: r.time(j.received),
+	})
+	if span.Recording() {
+		span.Set(append(r.attributes(j, "consume", "receive"),
+			slog.Bool("stem.redelivered", j.Delivery.Redelivered), slog.Int("messaging.message.envelope.size", j.Delivery.Size))...)
+	}
+	if j.ctx != nil {
+		j.ctx = ctx
+	}
+	return span
+}
+
+// executing begins the execute span, whose context the handler gets. It
+// returns nil when nothing is traced.
+func (r *Runner) executing(j *Job) measure.Span {
+	if r.cfg.Tracer == nil {
+		return nil
+	}
+	ctx, span := r.cfg.Tracer.Start(j.ctx, measure.SpanStart{Name: measure.SpanExecute, At: j.Started})
+	j.ctx, j.trace = ctx, span.Context()
+	if span.Recording() {
+		span.Set(r.attributes(j, "execute", "process")...)
+	}
+	return span
+}
+
+// executed ends the execute span with what came of the handler.
+func (r *Runner) executed(j *Job, span measure.Span) {
+	if !span.Recording() {
+		span.End(time.Time{})
+		return
+	}
+	r.line.mu.Lock()
+	o := j.outcome
+	r.line.mu.Unlock()
+	tellOutcome(span, &o)
+	span.End(time.Time{})
+}
+
+// consumed ends the consume span: the outcome is in the store. What was never
+// given to a handler gets its span now, unless it was only given back.
+func (r *Runner) consumed(j *Job) {
+	if r.cfg.Tracer == nil {
+		return
+	}
+	span := j.consume
+	if span == nil {
+		if j.outcome.State == task.Queued {
+			return
+		}
+		span = r.consume(j)
+	}
+	if span.Recording() {
+		tellOutcome(span, &j.outcome)
+	}
+	span.End(time.Time{})
+}
+
+// lost ends the consume span of a delivery that belongs to a newer lease.
+func (r *Runner) lost(j *Job) {
+	if j.consume != nil {
+		j.consume.Fail("lease-lost", "the task belongs to another worker now")
+		j.consume.End(time.Time{})
+	}
+}
+
+// attributes are those of the messaging conventions, and Stem's own.
+func (r *Runner) attributes(j *Job, operation, kind string) []slog.Attr {
+	d := &j.Delivery
+	return []slog.Attr{
+		slog.String("messaging.system", messagingSystem),
+		slog.String("messaging.operation.name", operation),
+		slog.String("messaging.operation.type", kind),
+		slog.String("messaging.destination.name", d.Queue),
+		slog.String("messaging.message.id", d.Envelope.ID),
+		slog.String("messaging.client.id", r.cfg.ID),
+		slog.String("stem.task", d.Envelope.Name),
+		slog.String("stem.queue", d.Queue),
+		slog.Int("stem.retry.attempt", d.Attempt),
+	}
+}
+
+// tellOutcome puts an outcome on a span that is recorded.
+func tellOutcome(span measure.Span, o *task.Outcome) {
+	span.Set(slog.String("stem.outcome", string(o.State)))
+	if o.Reason != "" {
+		span.Set(slog.String("stem.reason", o.Reason))
+	}
+	if o.Error != nil {
+		span.Fail(o.Error.Type, o.Error.Message)
+	}
+}
+
+// Trace is where the execution is in its trace: its execute span, where spans
+// are made, and else where the task was enqueued.
+func (j *Job) Trace() measure.TraceContext {
+	if j.trace.Parent != "" {
+		return j.trace
+	}
+	return measure.TraceOf(j.Delivery.Envelope.Headers)
+}
+
+// continueTrace makes what an outcome enqueues go on in the trace of the
+// execution.
+func (j *Job) continueTrace(next []broker.Publication) {
+	if j.trace.Parent == "" {
+		return
+	}
+	for i := range next {
+		e := next[i].Envelope
+		headers := make(map[string]string, len(e.Headers)+2)
+		maps.Copy(headers, e.Headers)
+		headers[measure.HeaderTraceParent] = j.trace.Parent
+		delete(headers, measure.HeaderTraceState)
+		if j.trace.State != "" {
+			headers[measure.HeaderTraceState] = j.trace.State
+		}
+		e.Headers = headers
+	}
+}

@@ -1,0 +1,126 @@
+package stem
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"maps"
+	"time"
+
+	"github.com/stemjobs/stem/measure"
+	"github.com/stemjobs/stem/task"
+)
+
+// enqueueSpan is the span of one enqueue, which the items of a batch share. It
+// travels in the context to where their envelopes are made.
+type enqueueSpan struct {
+	span   measure.Span
+	remote string // the header that it goes on from; "" where ctx had the parent, or there is none
+	at     measure.TraceContext
+}
+
+type enqueueSpanKey struct{}
+
+// trace begins the span of an enqueue; nil where nothing is traced. An explicit
+// traceparent header is the parent, and else the span that ctx has.
+func (c *Client) trace(ctx context.Context, items []Item) (context.Context, *enqueueSpan) {
+	if c.opts.Tracer == nil || len(items) == 0 {
+		return ctx, nil
+	}
+	remote := measure.TraceOf(items[0].opts.headers)
+	ctx, span := c.opts.Tracer.Start(ctx, measure.SpanStart{Name: measure.SpanEnqueue, Kind: measure.SpanProducer, Remote: remote})
+	s := &enqueueSpan{span: span, remote: remote.Parent, at: span.Context()}
+	if span.Recording() {
+		span.Set(
+			slog.String("messaging.system", "stem"),
+			slog.String("messaging.operation.name", "enqueue"),
+			slog.String("messaging.operation.type", "send"),
+		)
+		if len(items) > 1 {
+			span.Set(slog.Int("messaging.batch.message_count", len(items)))
+		} else {
+			span.Set(slog.String("stem.task", items[0].name))
+		}
+	}
+	return context.WithValue(ctx, enqueueSpanKey{}, s), s
+}
+
+// describe adds what is known of a lone task once its envelope is made.
+func (s *enqueueSpan) describe(e *task.Envelope) {
+	if s == nil || !s.span.Recording() {
+		return
+	}
+	s.span.Set(
+		slog.String("messaging.message.id", e.ID),
+		slog.String("messaging.destination.name", e.Queue),
+		slog.String("stem.queue", e.Queue),
+	)
+}
+
+// end ends the span with the first thing that went wrong, if anything did.
+func (s *enqueueSpan) end(receipts []Receipt, err error) {
+	if s == nil {
+		return
+	}
+	if s.span.Recording() {
+		for i := 0; err == nil && i < len(receipts); i++ {
+			err = receipts[i].Err
+		}
+		if err != nil {
+			s.span.Fail(enqueueFailure(err), err.Error())
+		}
+	}
+	s.span.End(time.Time{})
+}
+
+// enqueueFailure is the error.type of an enqueue that failed.
+func enqueueFailure(err error) string {
+	switch {
+	case errors.Is(err, ErrOutcomeUnknown):
+		return "outcome-unknown"
+	case errors.Is(err, ErrTaskExists):
+		return "task-exists"
+	case errors.Is(err, ErrQueueFull):
+		return "queue-full"
+	case errors.Is(err, task.ErrTooLarge):
+		return "too-large"
+	case errors.Is(err, task.ErrInvalid):
+		return "invalid"
+	default:
+		return "_OTHER"
+	}
+}
+
+// carry puts the trace that an enqueue belongs to into the envelope's headers:
+// that of its span, or where nothing is traced that of the running task. An
+// explicit header of another trace than the batch's stays.
+func carry(ctx context.Context, e *task.Envelope) {
+	own := e.Headers[measure.HeaderTraceParent]
+	s, traced := ctx.Value(enqueueSpanKey{}).(*enqueueSpan)
+	var at measure.TraceContext
+	switch {
+	case traced && own == s.remote:
+		at = s.at
+	case own == "":
+		at = Current(ctx).trace()
+	}
+	if at.Parent == "" {
+		return
+	}
+	headers := make(map[string]string, len(e.Headers)+2)
+	maps.Copy(headers, e.Headers)
+	headers[measure.HeaderTraceParent] = at.Parent
+	delete(headers, measure.HeaderTraceState)
+	if at.State != "" {
+		headers[measure.HeaderTraceState] = at.State
+	}
+	e.Headers = headers
+}
+
+// trace is where the execution is in its trace.
+func (e *Execution) trace() measure.TraceContext {
+	if e.job != nil {
+		return e.job.Trace()
+	}
+	return measure.TraceOf(e.info.Headers)
+}
