@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"time"
 
 	"github.com/redis/rueidis"
 
@@ -174,10 +173,6 @@ func (db *DB) preferExisting(ctx context.Context, batch []broker.Publication, ou
 	}
 }
 
-// publishTimeout bounds a publishing to several partitions that cannot be
-// cancelled any more.
-const publishTimeout = 10 * time.Second
-
 // store publishes the items that are not decided yet.
 func (db *DB) store(ctx context.Context, batch []broker.Publication, data [][]byte, out []broker.Outcome) error {
 	now := db.clock()
@@ -210,10 +205,8 @@ func (db *DB) store(ctx context.Context, batch []broker.Publication, data [][]by
 	if len(calls) == 0 {
 		return nil
 	}
-	if len(calls) > 1 { // once begun, it is done whole
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
-		defer cancel()
+	if len(calls) > 1 {
+		ctx = context.WithoutCancel(ctx) // once begun, it is done whole
 	}
 	msgs, errs := db.runAll(ctx, calls)
 	for k := range calls {

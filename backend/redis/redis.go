@@ -83,6 +83,8 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	if c.Partitions < 0 || c.Partitions > maxPartitions {
 		return nil, fmt.Errorf("open Redis: %d partitions: want 1 to %d", c.Partitions, maxPartitions)
 	}
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	scripts, err := loadScripts()
 	if err != nil {
 		return nil, err

@@ -5,11 +5,14 @@ import (
 	"crypto/sha1" //nolint:gosec // EVALSHA's own
 	"embed"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
 	"github.com/redis/rueidis"
+
+	"github.com/stemjobs/stem/broker"
 )
 
 //go:embed lua
@@ -125,15 +128,41 @@ type call struct {
 
 // run runs one script.
 func (db *DB) run(ctx context.Context, s *script, partition int, args []string) (rueidis.RedisMessage, error) {
+	caller := ctx
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	c := call{s, partition, args}
 	m, err := db.send(ctx, db.evalsha(&c), s)
 	if noScript(err) {
 		m, err = db.send(ctx, db.eval(&c), s)
 	}
 	if err != nil {
-		return m, fmt.Errorf("script %s: %w", s.name, unavailable(err))
+		return m, fmt.Errorf("script %s: %w", s.name, ownDeadline(caller, err))
 	}
 	return m, nil
+}
+
+// callTimeout bounds a call whose caller sets no bound.
+const callTimeout = 10 * time.Second
+
+// bounded gives a context a deadline. A call with one is written and read by the
+// goroutine that makes it, where it is alone on its connection; without one, the
+// client starts two goroutines for the connection, and each call goes through
+// both: half as much work again, and half as much time.
+func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
+	if _, ok := ctx.Deadline(); ok {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(ctx, callTimeout)
+}
+
+// ownDeadline is unavailable for a call that may have ended by a deadline of ours
+// and not of its caller's.
+func ownDeadline(caller context.Context, err error) error {
+	if caller.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("%w: no answer within %s", broker.ErrUnavailable, callTimeout)
+	}
+	return unavailable(err)
 }
 
 // send sends one command, and where that is asked for waits on the same
@@ -168,6 +197,9 @@ func (db *DB) runAll(ctx context.Context, calls []call) ([]rueidis.RedisMessage,
 		}
 		return msgs, errs
 	}
+	caller := ctx
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	cmds := make(rueidis.Commands, len(calls))
 	for i := range calls {
 		cmds[i] = db.evalsha(&calls[i])
@@ -177,7 +209,7 @@ func (db *DB) runAll(ctx context.Context, calls []call) ([]rueidis.RedisMessage,
 			msgs[i], errs[i] = db.client.Do(ctx, db.eval(&calls[i])).ToMessage()
 		}
 		if errs[i] != nil {
-			errs[i] = fmt.Errorf("script %s: %w", calls[i].script.name, unavailable(errs[i]))
+			errs[i] = fmt.Errorf("script %s: %w", calls[i].script.name, ownDeadline(caller, errs[i]))
 		}
 	}
 	return msgs, errs
