@@ -1,5 +1,6 @@
 // Command monolith_service is the single-node topology: one process with an
-// HTTP interface that enqueues, and the worker that executes.
+// HTTP interface that enqueues, the worker that executes, and a beat that greets
+// the world every 30 seconds.
 //
 //	go run ./examples/monolith_service
 //	curl -s localhost:8081/enqueue -d '{"name":"Ada"}'
@@ -26,7 +27,9 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/beat"
 	"github.com/stemjobs/stem/connect"
+	"github.com/stemjobs/stem/schedule"
 )
 
 type greeting struct {
@@ -73,6 +76,10 @@ func run(ctx context.Context, brokerURL, addr string, out io.Writer) (err error)
 	if err := worker.Handle(greet.With(sendGreeting)); err != nil {
 		return err
 	}
+	beats, err := greetAgainAndAgain(ctx, client, backend, logger)
+	if err != nil {
+		return err
+	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
 		return fmt.Errorf("listen: %w", err)
@@ -82,7 +89,13 @@ func run(ctx context.Context, brokerURL, addr string, out io.Writer) (err error)
 	go func() { served <- server.Serve(listener) }()
 	fmt.Fprintf(out, "listening on http://%s, tasks on %s\n", listener.Addr(), brokerURL)
 
+	beating, rest := context.WithCancel(ctx)
+	defer rest()
+	beaten := make(chan error, 1)
+	go func() { beaten <- beats.Run(beating) }()
 	worked := worker.Run(ctx) // until the end of ctx and the drain that follows
+	rest()
+	worked = errors.Join(worked, <-beaten)
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
 	err = errors.Join(worked, server.Shutdown(closing))
@@ -90,6 +103,23 @@ func run(ctx context.Context, brokerURL, addr string, out io.Writer) (err error)
 		err = errors.Join(err, s)
 	}
 	return err
+}
+
+// greetAgainAndAgain makes the beat, and stores what it fires. Several of this
+// service may run on one store: one of their beats leads.
+func greetAgainAndAgain(ctx context.Context, client *stem.Client, backend *connect.Backend, logger *slog.Logger) (*beat.Beat, error) {
+	book, err := beat.NewBook(client, backend.Schedules(), backend.Locks())
+	if err != nil {
+		return nil, err
+	}
+	world := beat.Entry{
+		ID: "greeting", Task: greet.Name(), Args: json.RawMessage(`{"name":"world"}`),
+		Spec: schedule.Definition{Every: 30 * time.Second},
+	}
+	if _, err := book.Apply(ctx, []beat.Desired{{Entry: world}}, false); err != nil {
+		return nil, err
+	}
+	return beat.New(client, backend.Schedules(), backend.Locks(), beat.Options{Logger: logger})
 }
 
 func routes(client *stem.Client) http.Handler {

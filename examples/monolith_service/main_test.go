@@ -14,6 +14,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/stemjobs/stem/beat"
+	"github.com/stemjobs/stem/connect"
 )
 
 func TestMain(m *testing.M) {
@@ -124,5 +127,31 @@ func TestAWrongStoreIsRefused(t *testing.T) {
 	out, err := cmd.CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "sqlite:") {
 		t.Errorf("%v: %s", err, out)
+	}
+}
+
+// TestGreetsAgainAndAgain: the greeting of every 30 seconds is scheduled, and the
+// service's beat leads.
+func TestGreetsAgainAndAgain(t *testing.T) {
+	store := "sqlite:" + filepath.Join(t.TempDir(), "stem.db")
+	start(t, "STEM_BROKER_URL="+store)
+	backend, err := connect.Open(t.Context(), connect.Options{Broker: store})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer backend.Close()
+	book, err := beat.NewBook(nil, backend.Schedules(), backend.Locks())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		entry, err := book.Get(t.Context(), "greeting")
+		lead, leadErr := book.Leader(t.Context())
+		if err == nil && leadErr == nil && lead.Holder != "" && entry.When == "Every 30 seconds" && time.Until(entry.Record.NextDue) <= 30*time.Second {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("entry %+v, %v; leader %+v, %v", entry, err, lead, leadErr)
+		}
 	}
 }
