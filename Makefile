@@ -13,7 +13,7 @@ ARGS     ?=
 SYSTEMS  := darwin/arm64 linux/arm64 windows/amd64
 
 .DEFAULT_GOAL := help
-.PHONY: help needs build demo test fmt fmt-check vet lint cross unit race docs bench bench-api fuzz chaos vuln clean
+.PHONY: help needs build demo test fmt fmt-check vet lint cross unit race docs bench bench-api bench-beat fuzz chaos vuln clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -69,6 +69,9 @@ bench: ## measure speed, beside others where they are built in
 bench-api: ## measure the HTTP API, each row of docs/performance.md
 	$(GO) test -run '^$$' -bench 'BenchmarkPost|BenchmarkPull|BenchmarkWait' -benchtime 2s ./httpapi
 	$(GO) test -run '^$$' -bench BenchmarkIdle -benchtime 1x ./httpapi
+
+bench-beat: ## measure the scheduler, each row of docs/performance.md on SQLite
+	cd bench && $(GO) run ./beat $(ARGS)
 
 fuzz: ## each fuzz test for FUZZTIME
 	GO='$(GO)' FUZZTIME='$(FUZZTIME)' ./tools/fuzz.sh
