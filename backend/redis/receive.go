@@ -155,7 +155,7 @@ func (x *exchange) others(ctx context.Context, first int, asked []bool) error {
 	for len(left) > 0 {
 		if x.left <= 0 || x.want.Bytes > 0 && x.bytes <= 0 {
 			x.batch.More = true // it was not looked
-			break
+			return x.decline(ctx, left)
 		}
 		n := min(len(left), x.left)
 		if x.want.Bytes > 0 && x.bytes < smallBytes {
@@ -172,18 +172,14 @@ func (x *exchange) others(ctx context.Context, first int, asked []bool) error {
 		}
 		left = append(left, more...)
 	}
-	return x.decline(ctx)
+	return nil
 }
 
-// decline takes a consumer that has all that it wanted off those who wait, in
-// partitions that had nothing for it or were not asked. A call from there goes to
-// another.
-func (x *exchange) decline(ctx context.Context) error {
-	if x.left > 0 {
-		return nil
-	}
+// decline takes the consumer, which has all that it wanted, off those who wait in
+// partitions that it did not ask. A call from there goes to another.
+func (x *exchange) decline(ctx context.Context, partitions []int) error {
 	var asks []ask
-	for p := range x.c.parts {
+	for _, p := range partitions {
 		if s := x.selection(p, 0, 0); s.waits || s.called {
 			asks = append(asks, ask{partition: p, sel: s})
 		}

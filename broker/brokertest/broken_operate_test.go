@@ -82,7 +82,7 @@ func brokenReplays() []broken {
 				return list
 			},
 		}},
-		{name: "loses what it replays", rule: "B27", also: "B7 B13 P1 P2 P3 P4", bend: bend{
+		{name: "loses what it replays", rule: "B27", also: "B7 B13 B31 P1 P2 P3 P4", bend: bend{
 			replay: func(b *bent, ctx context.Context, f broker.DeadFilter, o broker.ReplayOptions) (broker.Replayed, error) {
 				r, err := b.on().DeadLetters().ReplayDeadLetters(ctx, f, o)
 				if err == nil && !o.DryRun {

@@ -58,7 +58,7 @@ func brokenSettling() []broken {
 
 func brokenReturns() []broken {
 	return []broken{
-		{name: "counts a release", rule: "B17", also: "P2", bend: bend{
+		{name: "counts a release", rule: "B17", also: "B31 P2", bend: bend{
 			settle: func(b *bent, s broker.Settlement) broker.Settlement {
 				if s.Outcome.State == task.Queued {
 					b.counts[s.Receipt.ID]++
@@ -76,11 +76,30 @@ func brokenReturns() []broken {
 				s.Outcome.State, s.Outcome.Keep = task.Succeeded, 0
 			}
 		})}},
-		{name: "releases at once what is for later", rule: "B17", also: "B7", bend: bend{settle: settlements(func(s *broker.Settlement) {
+		{name: "releases at once what is for later", rule: "B17", also: "B7 B31", bend: bend{settle: settlements(func(s *broker.Settlement) {
 			if s.Outcome.State == task.Queued {
 				s.Outcome.NotBefore = time.Time{}
 			}
 		})}},
+		{name: "forgets a reserved slot", rule: "B31", bend: bend{settle: settlements(func(s *broker.Settlement) {
+			s.Outcome.Reserved = false
+		})}},
+		{name: "lets a reserved slot outlive its lease", rule: "B31", bend: bend{batch: func(b *bent, _ *bentConsumer, got *broker.Batch) {
+			for i := range got.Deliveries {
+				d := &got.Deliveries[i]
+				if d.Reserved {
+					b.counts[d.Receipt.ID] = 1
+				}
+				d.Reserved = b.counts[d.Receipt.ID] > 0
+			}
+		}}},
+		{name: "forgives the starts of who waits for a slot", rule: "B31", bend: bend{batch: func(_ *bent, _ *bentConsumer, got *broker.Batch) {
+			for i := range got.Deliveries {
+				if got.Deliveries[i].Reserved {
+					got.Deliveries[i].Starts = 0
+				}
+			}
+		}}},
 		{name: "retries at once", rule: "B18", also: "B2 B15 B20 P1 P3", bend: bend{settle: settlements(func(s *broker.Settlement) {
 			if s.Outcome.State == task.Retried {
 				s.Outcome.NotBefore = time.Time{}
@@ -163,7 +182,7 @@ func brokenLeases() []broken {
 			r.Extend = time.Millisecond
 			return r
 		}}},
-		{name: "counts no start", rule: "B21", also: "B15 B16 B17 B23 P1 P2", bend: bend{renew: func(_ *bent, r broker.Renewal) broker.Renewal {
+		{name: "counts no start", rule: "B21", also: "B15 B16 B17 B23 B31 P1 P2", bend: bend{renew: func(_ *bent, r broker.Renewal) broker.Renewal {
 			r.Start = false
 			return r
 		}}},
@@ -192,7 +211,7 @@ func brokenLeases() []broken {
 			}
 			return err
 		}}},
-		{name: "keeps what a closed consumer held", rule: "B23", also: "B7 B13 B16", bend: bend{closed: func(context.Context, *bentConsumer) error { return nil }}},
+		{name: "keeps what a closed consumer held", rule: "B23", also: "B7 B13 B16 B31", bend: bend{closed: func(context.Context, *bentConsumer) error { return nil }}},
 		{name: "gives back what a closed consumer has started", rule: "B23", also: "B16", bend: bend{closed: func(ctx context.Context, c *bentConsumer) error {
 			return giveBack(ctx, c, true)
 		}}},

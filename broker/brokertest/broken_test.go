@@ -223,7 +223,7 @@ func brokenReceiving() []broken {
 		{name: "loses a task whose lease ended", rule: "B8", also: "*", bend: bend{batch: func(b *bent, _ *bentConsumer, got *broker.Batch) {
 			got.Deliveries = slices.DeleteFunc(got.Deliveries, func(d broker.Delivery) bool { return d.Redelivered })
 		}}},
-		{name: "does not mark a redelivery", rule: "B8", also: "B21 B23", bend: bend{batch: deliveries(func(_ *bent, d *broker.Delivery) { d.Redelivered = false })}},
+		{name: "does not mark a redelivery", rule: "B8", also: "B21 B23 B31", bend: bend{batch: deliveries(func(_ *bent, d *broker.Delivery) { d.Redelivered = false })}},
 	}
 }
 

@@ -34,6 +34,10 @@ func testP0(e *env) {
 	if pauser != e.has(broker.PowerPause) {
 		e.Errorf("implements Pauser: %v, declares it: %v", pauser, e.has(broker.PowerPause))
 	}
+	_, limiter := broker.As[store.Limiter](e.Broker)
+	if limiter != e.has(broker.PowerRates) {
+		e.Errorf("implements store.Limiter: %v, declares rates: %v", limiter, e.has(broker.PowerRates))
+	}
 	a, atomic := broker.As[broker.Atomic](e.Broker)
 	if atomic != e.has(broker.PowerStatuses) {
 		e.Errorf("implements Atomic: %v, declares statuses: %v", atomic, e.has(broker.PowerStatuses))

@@ -150,6 +150,7 @@ var tests = []struct {
 	{"B28_after_close", testB28},
 	{"B29_cancelled_context", testB29},
 	{"B30_concurrent_use", testB30},
+	{"B31_a_reserved_slot", testB31},
 	{"P0_declared_is_implemented", testP0},
 	{"P1_revoke", testP1},
 	{"P2_statuses_show_at_once", testP2},

@@ -20,6 +20,7 @@ type held struct {
 	until    time.Time          // by this process's clock the lease lasts at least so long
 	counted  bool               // the broker counted its start
 	shown    bool               // the result store knows of its start
+	reserved bool               // it came with a slot of a rate limit, which the result store shows
 	revoked  *broker.Revocation // somebody asked that it ends
 
 	// settling is its outcome, from when it may be recorded until the broker
@@ -52,7 +53,10 @@ func (j *Joined) hold(c *consumer, deliveries []broker.Delivery, began time.Time
 		d := &deliveries[i]
 		k := keyOf(d.Receipt)
 		d.Receipt = mark(d.Receipt, d.Attempt, d.Replays)
-		j.held[k] = &held{by: c, receipt: d.Receipt, envelope: d.Envelope, lease: d.Lease, until: began.Add(d.Lease)}
+		j.held[k] = &held{
+			by: c, receipt: d.Receipt, envelope: d.Envelope, reserved: d.Reserved,
+			lease: d.Lease, until: began.Add(d.Lease),
+		}
 	}
 	if len(j.held) < j.sweep {
 		return

@@ -52,7 +52,8 @@ func (l *late) settled(it *item) {
 		}
 	}
 	// Of a prefetched delivery that goes back in place the store never heard.
-	prefetched := it.held.by != nil && !it.held.shown && it.Outcome.NotBefore.IsZero()
+	prefetched := it.held.by != nil && !it.held.shown && it.Outcome.NotBefore.IsZero() &&
+		it.held.reserved == it.Outcome.Reserved
 	if it.Outcome.State == task.Queued && !prefetched {
 		l.queued = append(l.queued, store.Record{Key: it.key, Outcome: it.Outcome})
 	}

@@ -34,7 +34,7 @@ local function take_back()
       if has(r, 'v') then
         cancel_revoked(ids[i], r)
       else
-        flags(r, '', 'lr')
+        flags(r, 'm', 'lr') -- and a slot of a rate limit is gone with it
         r[SINCE] = now
         save(ids[i], r)
         ready_at(r[QUEUE], r[PRIO], ids[i], r[PLACE])
