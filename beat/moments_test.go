@@ -1,0 +1,102 @@
+package beat
+
+import (
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/stemjobs/stem/schedule"
+	"github.com/stemjobs/stem/store"
+)
+
+func entryOf(t interface{ Fatal(...any) }, spec string, change func(*Entry)) candidate {
+	d, err := schedule.ParseDefinition(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := &Entry{ID: "e", Task: "t", Spec: d}
+	change(e)
+	m, err := e.compile(&schedule.Loader{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return candidate{definition: definition{entry: e, moments: m}}
+}
+
+// TestEveryMomentIsDecided: whatever the policy, the jitter and the time that has
+// passed, the claims follow each other without a gap, and each moment that is due is
+// fired or passed over, once.
+func TestEveryMomentIsDecided(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		spec := rapid.SampledFrom([]string{"every:1s", "every:7s", "* * * * *", "*/20 * * * * *", "0 0 * * *"}).Draw(t, "spec")
+		c := entryOf(t, spec, func(e *Entry) {
+			e.Jitter = time.Duration(rapid.IntRange(0, 5000).Draw(t, "jitter")) * time.Millisecond
+			e.Misfire.Policy = rapid.SampledFrom([]Policy{PolicyLatest, PolicyAll, PolicySkip}).Draw(t, "policy")
+			e.Misfire.Grace = time.Duration(rapid.IntRange(0, 120).Draw(t, "grace")) * time.Second
+			if e.Misfire.Policy == PolicyAll {
+				e.Misfire.Max = rapid.IntRange(0, 40).Draw(t, "max")
+			}
+			if rapid.Bool().Draw(t, "skip overlaps") {
+				e.Overlap = OverlapSkip
+			}
+		})
+		begin := time.UnixMilli(rapid.Int64Range(1e12, 2e12).Draw(t, "begin"))
+		c.ID, c.Version = "e", 1
+		c.NextDue = c.moments.next(begin)
+		now := c.moments.at(c.NextDue).Add(time.Duration(rapid.IntRange(0, 3600_000).Draw(t, "late")) * time.Millisecond)
+
+		want := 0
+		due := c.NextDue
+		for ; due.Equal(c.NextDue) || !c.moments.at(due).After(now); due = c.moments.next(due) {
+			want++
+		}
+		next, got := c.NextDue, 0
+		for _, s := range c.decide(now) {
+			f := s.firing
+			if !f.Due.Equal(next) || f.Version != 1 {
+				t.Fatalf("a claim of %v follows one that ends at %v", f.Due, next)
+			}
+			if !f.NextAt.Equal(c.moments.at(f.Next)) {
+				t.Fatalf("next %v is looked at at %v", f.Next, f.NextAt)
+			}
+			got += f.Missed
+			if f.Outcome != store.OutcomeMisfired {
+				got++
+			}
+			if grace := c.entry.grace(); grace > 0 && s.fires && now.Sub(c.moments.at(f.Due)) > grace {
+				t.Fatalf("%v fires %s late", f.Due, now.Sub(c.moments.at(f.Due)))
+			}
+			next = f.Next
+		}
+		if got != want || !next.Equal(due) {
+			t.Fatalf("%d moments decided, of %d; then %v, want %v", got, want, next, due)
+		}
+	})
+}
+
+// TestYearsMissed: however many moments were missed, the work is bounded.
+func TestYearsMissed(t *testing.T) {
+	for _, c := range []struct {
+		policy Policy
+		fired  int
+	}{{PolicyLatest, 1}, {PolicyAll, 500}, {PolicySkip, 100}} {
+		x := entryOf(t, "every:100ms", func(e *Entry) {
+			if e.Misfire.Policy = c.policy; c.policy == PolicyAll {
+				e.Misfire.Max = 500
+			}
+		})
+		x.NextDue = time.UnixMilli(1e12)
+		now := x.NextDue.Add(10 * 365 * 24 * time.Hour)
+		fired, next := 0, time.Time{}
+		for _, s := range x.decide(now) {
+			if s.fires {
+				fired++
+			}
+			next = s.firing.Next
+		}
+		if fired < c.fired || fired > c.fired+1 || !next.After(now) || next.Sub(now) > 100*time.Millisecond {
+			t.Errorf("%s: %d fired, want %d; then %v after now", c.policy, fired, c.fired, next.Sub(now))
+		}
+	}
+}
