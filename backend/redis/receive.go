@@ -155,7 +155,7 @@ func (x *exchange) others(ctx context.Context, first int, asked []bool) error {
 	for len(left) > 0 {
 		if x.left <= 0 || x.want.Bytes > 0 && x.bytes <= 0 {
 			x.batch.More = true // it was not looked
-			return x.decline(ctx, left)
+			break
 		}
 		n := min(len(left), x.left)
 		if x.want.Bytes > 0 && x.bytes < smallBytes {
@@ -172,14 +172,18 @@ func (x *exchange) others(ctx context.Context, first int, asked []bool) error {
 		}
 		left = append(left, more...)
 	}
-	return nil
+	return x.decline(ctx)
 }
 
-// decline takes the consumer, which has all that it wanted, off those who wait in
-// partitions that it did not ask. A call from there goes to another.
-func (x *exchange) decline(ctx context.Context, partitions []int) error {
+// decline takes a consumer that has all that it wanted off those who wait, in
+// partitions that had nothing for it or were not asked. A call from there goes to
+// another.
+func (x *exchange) decline(ctx context.Context) error {
+	if x.left > 0 {
+		return nil
+	}
 	var asks []ask
-	for _, p := range partitions {
+	for p := range x.c.parts {
 		if s := x.selection(p, 0, 0); s.waits || s.called {
 			asks = append(asks, ask{partition: p, sel: s})
 		}

@@ -53,8 +53,9 @@ if consumer ~= '' then
     end
   end
   local hungry = want > 0 and #taken < want and room >= 0 or want < 0 and not more
-  answer[7] = wait_here(consumer, whole, hungry, find(believed, 'w', 1, true))
-  if more and want >= 0 and (#taken > 0 or find(believed, 'c', 1, true)) then call_for(more, 1, consumer) end
+  local called
+  answer[7], called = wait_here(consumer, whole, hungry, find(believed, 'w', 1, true))
+  if more and want >= 0 and (#taken > 0 or called or find(believed, 'c', 1, true)) then call_for(more, 1, consumer) end
   touched[more or ''] = nil
 end
 write_ready()

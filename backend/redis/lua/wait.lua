@@ -2,15 +2,14 @@
 
 -- wait_here registers a consumer among those that wait, or takes it off. The
 -- first two are told 0: they keep the time, and look once a second. The others
--- are told for how long they need not look.
+-- are told for how long they need not look. It returns also whether the consumer
+-- was called and does not know yet.
 local function wait_here(consumer, whole, hungry, registered)
   local name = consumer .. ' ' .. whole
   if not hungry then
-    if registered then
-      call('ZREM', IDLE, name)
-      call('HDEL', KEEPERS, consumer)
-    end
-    return -1
+    local called = registered and call('ZREM', IDLE, name) == 0
+    if registered then call('HDEL', KEEPERS, consumer) end
+    return -1, called
   end
   local keepers, n, mine = call('HGETALL', KEEPERS), 0, false
   for i = 1, #keepers, 2 do
