@@ -81,6 +81,7 @@ func inject(t testing.TB, b brokertest.Backend, queue, id string, raw []byte) {
 }
 
 func TestBrokerConformance(t *testing.T) {
+	t.Parallel()
 	brokertest.Run(t, brokertest.Options{
 		Open: func(t testing.TB) brokertest.Backend { return backend(t, redis.Config{Namespace: namespace()}) },
 		Reopen: func(t testing.TB, b brokertest.Backend) brokertest.Backend {
@@ -91,6 +92,7 @@ func TestBrokerConformance(t *testing.T) {
 }
 
 func TestBrokerConformanceOnPartitions(t *testing.T) {
+	t.Parallel()
 	brokertest.Run(t, brokertest.Options{
 		Open: func(t testing.TB) brokertest.Backend {
 			return backend(t, redis.Config{Namespace: namespace(), Partitions: 3})
@@ -107,6 +109,7 @@ var cluster redistest.SharedCluster // one for the tests of this package
 // TestBrokerConformanceOnCluster runs the whole suite in one partition of a
 // Cluster, and what needs no order in many.
 func TestBrokerConformanceOnCluster(t *testing.T) {
+	t.Parallel()
 	for _, partitions := range []int{1, 0} {
 		t.Run(fmt.Sprintf("partitions=%d", partitions), func(t *testing.T) {
 			brokertest.Run(t, brokertest.Options{
