@@ -316,7 +316,7 @@ func (b *Book) Run(ctx context.Context, id, by string) (stem.Receipt, error) {
 	if err != nil {
 		return stem.Receipt{ID: item.ID(), Err: err}, fmt.Errorf("run schedule %s: %w", id, err)
 	}
-	record := store.FireRecord{Due: now, Outcome: store.OutcomeManual, Task: receipts[0].ID, Beat: by}
+	record := store.FireRecord{Outcome: store.OutcomeManual, Task: receipts[0].ID, Beat: by}
 	if err := b.noteRun(ctx, id, &record); err != nil {
 		return receipts[0], fmt.Errorf("task %s was enqueued, but the history of schedule %s does not have it: %w", receipts[0].ID, id, err)
 	}

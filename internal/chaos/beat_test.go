@@ -21,29 +21,9 @@ import (
 
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/beat"
-	"github.com/stemjobs/stem/connect"
 	"github.com/stemjobs/stem/internal/faultproxy"
-	"github.com/stemjobs/stem/internal/redistest"
 	"github.com/stemjobs/stem/store"
 )
-
-// storesFile has the URLs of a test's stores: of tasks, and of schedules. cutFile
-// has those of a beat that can be cut from them.
-const (
-	storesFile = "stores.json"
-	cutFile    = "cut.json"
-)
-
-type storeURLs struct{ Tasks, Schedules string }
-
-func (u storeURLs) open(ctx context.Context) (*connect.Backend, *stem.Client, error) {
-	b, err := connect.Open(ctx, connect.Options{Broker: u.Tasks, Schedules: u.Schedules})
-	if err != nil {
-		return nil, nil, err
-	}
-	c, err := stem.NewClient(b, stem.ClientOptions{Retention: stem.Forever})
-	return b, c, err
-}
 
 // beatMain is a beat process, which logs its firings into a file. SIGTERM stops it.
 func beatMain() error {
@@ -56,12 +36,8 @@ func beatMain() error {
 	if strings.HasPrefix(args.Name, "cut") {
 		file = cutFile
 	}
-	raw, err := os.ReadFile(filepath.Join(dir, file))
+	urls, err := readStores(dir, file)
 	if err != nil {
-		return err
-	}
-	var urls storeURLs
-	if err := json.Unmarshal(raw, &urls); err != nil {
 		return err
 	}
 	log, err := os.OpenFile(filepath.Join(dir, args.Name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -85,38 +61,6 @@ func beatMain() error {
 	return errors.Join(runs.Run(ctx), b.Close(), log.Close())
 }
 
-// place is where a test's tasks and schedules live.
-type place struct {
-	urls, cut storeURLs         // cut: as a beat sees them that can be cut off; zero: none can
-	proxy     *faultproxy.Proxy // between that beat and the store
-	server    *redistest.Server // nil: there is none to restart
-}
-
-// places are the kinds of stores that the fault tests run on.
-func places() map[string]func(t *testing.T, dir string) place {
-	file := func(dir, name string) string { return "sqlite:" + filepath.Join(dir, name) }
-	return map[string]func(t *testing.T, dir string) place{
-		"SQLite": func(_ *testing.T, dir string) place {
-			return place{urls: storeURLs{Tasks: file(dir, "stem.db")}}
-		},
-		"SQLite, two stores": func(_ *testing.T, dir string) place {
-			return place{urls: storeURLs{Tasks: file(dir, "stem.db"), Schedules: file(dir, "schedules.db")}}
-		},
-		"Redis": func(t *testing.T, _ string) place {
-			server := redistest.Start(t, redistest.Options{AOF: "always"})
-			proxy := faultproxy.Start(t, server.Addr)
-			return place{
-				urls: storeURLs{Tasks: server.URL(0)}, cut: storeURLs{Tasks: "redis://" + proxy.Addr + "/0"},
-				proxy: proxy, server: server,
-			}
-		},
-		"Redis, two stores": func(t *testing.T, _ string) place {
-			server := redistest.Start(t, redistest.Options{AOF: "always"})
-			return place{urls: storeURLs{Tasks: server.URL(0), Schedules: server.URL(1)}, server: server}
-		},
-	}
-}
-
 // TestBeatsDieAndStop: three beats with 200 entries every second are killed, stopped
 // and continued at random; one is cut from the store, and the store is restarted,
 // where there is a network. Each due moment is enqueued once; under policy all none is
@@ -132,15 +76,7 @@ func TestBeatsDieAndStop(t *testing.T) {
 }
 
 func beatsDieAndStop(t *testing.T, dir string, where place) {
-	for file, urls := range map[string]storeURLs{storesFile: where.urls, cutFile: where.cut} {
-		raw, err := json.Marshal(urls)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(filepath.Join(dir, file), raw, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
+	where.write(t, dir)
 	urls := where.urls
 	b, client, err := urls.open(t.Context())
 	if err != nil {
@@ -164,7 +100,7 @@ func beatsDieAndStop(t *testing.T, dir string, where place) {
 		t.Fatal(err)
 	}
 	first := entry.Record.NextDue // of all of them
-	tormentBeats(t, dir, where, time.Duration(scale(10, 120))*time.Second)
+	tormentBeats(t, dir, where, time.Duration(scale(7, 120))*time.Second)
 
 	// A last beat catches up, and the entries are stopped.
 	p := startRole(t, "beat", dir, workerArgs{Name: "last"}, nil)
