@@ -7,11 +7,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/backend/memory"
 	"github.com/stemjobs/stem/beat"
 	"github.com/stemjobs/stem/store"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // rig is a deployment in memory: one store, or tasks apart from schedules.
 type rig struct {
