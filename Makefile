@@ -56,6 +56,7 @@ needs: ## install what the tests need and this machine lacks (Debian)
 	@tools/need.sh python3 python3
 	@tools/need.sh node nodejs
 	@tools/need.sh redis-server redis-server
+	@tools/need.sh promtool prometheus
 
 race: needs ## the tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 8m ./...

@@ -66,7 +66,7 @@ func (s *session) beatRun(ctx context.Context, f *beatFlags) error {
 	if err != nil {
 		return because(ctx, err)
 	}
-	if err := side.watchQueues(client); err != nil {
+	if err := side.watch(client); err != nil {
 		return err
 	}
 	b, err := s.newBeat(client, side, f.id, known)

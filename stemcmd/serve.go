@@ -129,7 +129,7 @@ func (s *session) openAPI(ctx context.Context, f *apiFlags) (*api, error) {
 	if a.client, err = s.clientOn(ctx, false, measured); err != nil {
 		return nil, err
 	}
-	return a, a.side.watchQueues(a.client)
+	return a, a.side.watch(a.client)
 }
 
 // apiTokens reads STEM_API_TOKENS.

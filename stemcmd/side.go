@@ -9,6 +9,7 @@ import (
 
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/observe"
 	"github.com/stemjobs/stem/observe/admin"
 	"github.com/stemjobs/stem/observe/prom"
 )
@@ -61,13 +62,14 @@ func (x *side) measure(o *stem.ClientOptions) {
 	}
 }
 
-// watchQueues adds the gauges of the whole store. Workers do not serve them,
+// watch adds the gauges of the whole store. Workers do not serve them,
 // or they would be added up once a worker.
-func (x *side) watchQueues(client *stem.Client) error {
+func (x *side) watch(client *stem.Client) error {
 	if x.exporter == nil {
 		return nil
 	}
-	return x.exporter.WatchQueues(func(ctx context.Context) ([]broker.QueueInfo, error) { return client.Queues(ctx) })
+	queues := func(ctx context.Context) ([]broker.QueueInfo, error) { return client.Queues(ctx) }
+	return x.exporter.Watch(observe.NewStore(queues, client.Workers))
 }
 
 // beside serves for as long as run runs.

@@ -34,11 +34,14 @@ metric has at most 10,000 series; what comes later counts as ` + "`other`" + `.
 	b.WriteString(`
 The buckets of the histograms reach from half a millisecond to ten minutes.
 
-The depths and ages of queues and dead letters describe the whole store. Added
-up over workers they would count double, so workers do not serve them: one
-process of a deployment does, with ` + "`prom.Exporter.WatchQueues`" + `, and
-` + "`stem queue ls`" + ` shows them. The store is asked by the scrape itself, at most once in
-five seconds; while it is away they are absent.
+The depths and ages of queues and dead letters, and the ages of heartbeats, describe
+the whole store. Added up over workers they would count double, so workers do not
+serve them: beat and API do (` + "`stem beat run`, `stem serve`, `stem dev`" + `), and
+` + "`stem queue ls`" + ` shows them. The store is asked at most once in five seconds; while it
+is away they are absent. A worker that ended in good order has no age.
+
+Histograms of tasks have exemplars where traces are recorded: ask for
+OpenMetrics. [Telemetry](telemetry.md) tells where all of this goes, and of traces.
 `)
 	return b.Bytes()
 }

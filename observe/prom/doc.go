@@ -9,5 +9,5 @@
 // bounded, so that names from outside cannot fill the memory of a worker or of
 // the server that reads it.
 //
-// The package imports measure, broker and the Prometheus client.
+// The package imports measure, observe and the Prometheus client.
 package prom

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/stemjobs/stem/measure"
+	"github.com/stemjobs/stem/observe"
 )
 
 // Options shape an Exporter. The zero value is ready to use.
@@ -30,7 +31,7 @@ type Options struct {
 type Exporter struct {
 	registry *prometheus.Registry
 	logger   *slog.Logger
-	bounds   *bounds
+	bounds   *observe.Bounds
 
 	mu       sync.Mutex
 	families map[*measure.Metric]*family
@@ -44,7 +45,7 @@ func New(o Options) *Exporter {
 	e := &Exporter{
 		registry: prometheus.NewRegistry(),
 		logger:   o.Logger,
-		bounds:   newBounds(o.MaxValues, o.MaxSeries),
+		bounds:   observe.NewBounds(o.MaxValues, o.MaxSeries),
 		families: make(map[*measure.Metric]*family),
 	}
 	if e.logger == nil {
@@ -76,24 +77,39 @@ func (e *Exporter) Handler() http.Handler {
 // metric's labels, as Gauge and Histogram do.
 func (e *Exporter) Counter(m *measure.Metric, values ...string) measure.Counter {
 	f := e.family(m, measure.KindCounter)
-	return f.counters.WithLabelValues(e.bounds.apply(f, values)...)
+	return f.counters.WithLabelValues(e.bounds.Apply(m, values)...)
 }
 
 // Gauge implements measure.Meter. The gauges of the whole store are served
-// from it alone (WatchQueues), so a handle of one of them drops what it is
+// from it alone (Watch), so a handle of one of them drops what it is
 // given.
 func (e *Exporter) Gauge(m *measure.Metric, values ...string) measure.Gauge {
 	if ofStore(m) {
 		return measure.None.Gauge(m, values...)
 	}
 	f := e.family(m, measure.KindGauge)
-	return f.gauges.WithLabelValues(e.bounds.apply(f, values)...)
+	return f.gauges.WithLabelValues(e.bounds.Apply(m, values)...)
 }
 
 // Histogram implements measure.Meter.
 func (e *Exporter) Histogram(m *measure.Metric, values ...string) measure.Histogram {
 	f := e.family(m, measure.KindHistogram)
-	return f.histograms.WithLabelValues(e.bounds.apply(f, values)...)
+	h := f.histograms.WithLabelValues(e.bounds.Apply(m, values)...)
+	if x, ok := h.(prometheus.ExemplarObserver); ok {
+		return traced{h, x}
+	}
+	return h
+}
+
+// traced is a histogram that keeps traces as examples. They are served to
+// those who ask for OpenMetrics.
+type traced struct {
+	prometheus.Observer
+	examples prometheus.ExemplarObserver
+}
+
+func (t traced) ObserveIn(at measure.TraceContext, seconds float64) {
+	t.examples.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": at.TraceID()})
 }
 
 // family is one metric's series. One of the vectors is set, by kind.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os/exec"
 	"regexp"
 	"strings"
 	"sync"
@@ -17,7 +18,9 @@ import (
 
 	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/measure"
+	"github.com/stemjobs/stem/observe"
 	"github.com/stemjobs/stem/observe/prom"
+	"github.com/stemjobs/stem/store"
 )
 
 func scrape(t *testing.T, e *prom.Exporter) string {
@@ -47,9 +50,11 @@ func wantLine(t *testing.T, page, line string) {
 // use touches every metric once, as a worker and a store would.
 func use(t *testing.T, e *prom.Exporter) {
 	t.Helper()
-	err := e.WatchQueues(func(context.Context) ([]broker.QueueInfo, error) {
+	err := e.Watch(observe.NewStore(func(context.Context) ([]broker.QueueInfo, error) {
 		return []broker.QueueInfo{{Name: "default", Ready: 7, Delayed: 2, Leased: 1, Dead: 3, Oldest: 1500 * time.Millisecond}}, nil
-	})
+	}, func(context.Context) ([]store.Heartbeat, error) {
+		return []store.Heartbeat{{Worker: "w1", At: time.Now().Add(time.Hour)}, {Worker: "gone", Stopped: true}}, nil
+	}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -126,6 +131,7 @@ func TestWhatIsServed(t *testing.T) {
 		`stem_queue_delayed{queue="default"} 2`,
 		`stem_queue_oldest_age_seconds{queue="default"} 1.5`,
 		`stem_dlq_depth{queue="default"} 3`,
+		`stem_worker_heartbeat_age_seconds{worker="w1"} 0`,
 	} {
 		wantLine(t, page, line)
 	}
@@ -286,5 +292,42 @@ func BenchmarkAskForHandle(b *testing.B) {
 	e := prom.New(prom.Options{})
 	for b.Loop() {
 		e.Counter(measure.TasksStarted, "email.send", "default")
+	}
+}
+
+func TestTracesAreExamples(t *testing.T) {
+	e := prom.New(prom.Options{})
+	h := e.Histogram(measure.TaskDuration, "email.send", "default", "succeeded")
+	measure.ObserveIn(h, measure.TraceContext{Parent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}, 0.3)
+	q := httptest.NewRequest(http.MethodGet, "/metrics", nil)
+	q.Header.Set("Accept", "application/openmetrics-text; version=1.0.0")
+	w := httptest.NewRecorder()
+	e.Handler().ServeHTTP(w, q)
+	if !strings.Contains(w.Body.String(), `# {trace_id="4bf92f3577b34da6a3ce929d0e0e4736"} 0.3`) {
+		t.Errorf("no exemplar:\n%s", w.Body)
+	}
+}
+
+// TestPromtool has Prometheus's own tool read what is served.
+func TestPromtool(t *testing.T) {
+	e := prom.New(prom.Options{})
+	use(t, e)
+	page := scrape(t, e)
+	cmd := exec.CommandContext(t.Context(), "promtool", "check", "metrics")
+	cmd.Stdin = strings.NewReader(page)
+	out, err := cmd.CombinedOutput()
+	var left []string
+	for l := range strings.Lines(string(out)) {
+		// See TestEveryMetricIsServedUnderALegalName; Go's own are not ours.
+		if strings.HasPrefix(l, "stem_") && !strings.HasPrefix(l, "stem_worker_isolates_total ") {
+			left = append(left, l)
+		}
+	}
+	const disliked = 3 // the exit code of a page that it can read
+	if x, ok := errors.AsType[*exec.ExitError](err); err != nil && (!ok || x.ExitCode() != disliked) {
+		t.Fatalf("promtool: %v (make needs installs it)\n%s", err, out)
+	}
+	if len(left) > 0 {
+		t.Errorf("promtool dislikes:\n%s", strings.Join(left, ""))
 	}
 }

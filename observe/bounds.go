@@ -1,4 +1,4 @@
-package prom
+package observe
 
 import (
 	"strings"
@@ -15,10 +15,11 @@ const (
 	defaultMaxSeries = 10_000
 )
 
-// bounds keeps the sets of labels finite: the first values of a label are
+// Bounds keeps the sets of labels finite: the first values of a label are
 // told apart, all that come later are Other; and when a metric has all the
-// series it may have, a new combination counts as Other in every label.
-type bounds struct {
+// series it may have, a new combination counts as Other in every label. It is
+// safe for concurrent use.
+type Bounds struct {
 	maxValues, maxSeries int
 
 	mu     sync.Mutex
@@ -26,23 +27,27 @@ type bounds struct {
 	series map[*measure.Metric]map[string]bool // by metric, of joined values
 }
 
-func newBounds(maxValues, maxSeries int) *bounds {
+// NewBounds tells that many values of a label apart, and gives a metric that
+// many series; 0: 1,000 and 10,000.
+func NewBounds(maxValues, maxSeries int) *Bounds {
 	if maxValues <= 0 {
 		maxValues = defaultMaxValues
 	}
 	if maxSeries <= 0 {
 		maxSeries = defaultMaxSeries
 	}
-	return &bounds{
+	return &Bounds{
 		maxValues: maxValues, maxSeries: maxSeries,
 		values: make(map[string]map[string]bool), series: make(map[*measure.Metric]map[string]bool),
 	}
 }
 
-// apply returns the values under which to count. Values that do not fit the
-// metric's labels are returned as they are: the vector refuses them.
-func (b *bounds) apply(f *family, values []string) []string {
-	m := f.metric
+// MaxValues is how many values of one label are told apart.
+func (b *Bounds) MaxValues() int { return b.maxValues }
+
+// Apply returns the values under which to count. Values that do not fit the
+// metric's labels are returned as they are: for the exporter to refuse.
+func (b *Bounds) Apply(m *measure.Metric, values []string) []string {
 	if len(values) != len(m.Labels) || len(values) == 0 {
 		return values
 	}
@@ -72,7 +77,7 @@ func (b *bounds) apply(f *family, values []string) []string {
 
 // value admits a value of a label, or makes it Other. What is no UTF-8 would
 // make a whole scrape fail, so it is cleaned first.
-func (b *bounds) value(label, v string) string {
+func (b *Bounds) value(label, v string) string {
 	v = strings.ToValidUTF8(v, "\uFFFD")
 	known := b.values[label]
 	switch {
