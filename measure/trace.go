@@ -75,6 +75,14 @@ func (t TraceContext) TraceID() string {
 	return t.Parent[traceAt : spanAt-1]
 }
 
+// SpanID is the id of the span, 16 hexadecimal digits; "" as TraceID's.
+func (t TraceContext) SpanID() string {
+	if !t.Valid() {
+		return ""
+	}
+	return t.Parent[spanAt : flagsAt-1]
+}
+
 // Sampled reports whether the trace is being recorded.
 func (t TraceContext) Sampled() bool {
 	if !t.Valid() {

@@ -120,14 +120,6 @@ type family struct {
 	histograms *prometheus.HistogramVec
 }
 
-// buckets reach from a commit of the store to the longest usual job.
-func buckets() []float64 {
-	return []float64{
-		0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5,
-		1, 2.5, 5, 10, 30, 60, 120, 300, 600,
-	}
-}
-
 func (e *Exporter) family(m *measure.Metric, kind measure.Kind) *family {
 	if m.Kind != kind {
 		panic("prom: " + m.Name + " is a " + string(m.Kind) + ", not a " + string(kind))
@@ -147,7 +139,7 @@ func (e *Exporter) family(m *measure.Metric, kind measure.Kind) *family {
 		e.registry.MustRegister(f.gauges)
 	case measure.KindHistogram:
 		f.histograms = prometheus.NewHistogramVec(
-			prometheus.HistogramOpts{Name: Name(m), Help: m.Help, Buckets: buckets()}, m.Labels)
+			prometheus.HistogramOpts{Name: Name(m), Help: m.Help, Buckets: observe.Buckets()}, m.Labels)
 		e.registry.MustRegister(f.histograms)
 	}
 	e.families[m] = f
