@@ -17,6 +17,7 @@ type TaskInfo struct {
 	Retry       RetryPolicy
 	SoftTimeout time.Duration // 0: none
 	HardTimeout time.Duration // 0: none
+	RateLimit   *RateLimit    // nil: none
 }
 
 // Info describes the task.
@@ -24,7 +25,7 @@ func (r Registration) Info() TaskInfo {
 	o := gather(r.def.defaults, nil)
 	return TaskInfo{
 		Name: r.def.name, Aliases: slices.Clone(r.def.aliases), Queue: o.queue, Priority: o.priority, MaxRetries: o.maxRetries,
-		Retry: r.def.retry, SoftTimeout: r.def.soft, HardTimeout: r.def.hard,
+		Retry: r.def.retry, SoftTimeout: r.def.soft, HardTimeout: r.def.hard, RateLimit: r.def.limit,
 	}
 }
 

@@ -44,10 +44,13 @@ type definition struct {
 	defaults   []Option
 	retry      RetryPolicy
 	soft, hard time.Duration
+	limit      *RateLimit // nil: none
+	err        error      // of an option
 }
 
 // NewTask declares a task. It panics when the name breaks the rules
-// (1–200 of A-Z a-z 0-9 . _ : - /), since that is a mistake in the program.
+// (1–200 of A-Z a-z 0-9 . _ : - /), or a rate limit is none, since that is a
+// mistake in the program.
 func NewTask[Args, Result any](name string, opts ...TaskOption) Task[Args, Result] {
 	d := &definition{name: name}
 	for _, o := range opts {
@@ -57,6 +60,9 @@ func NewTask[Args, Result any](name string, opts ...TaskOption) Task[Args, Resul
 		if err := task.ValidateName(n); err != nil {
 			panic("stem.NewTask: " + err.Error())
 		}
+	}
+	if d.err != nil {
+		panic("stem.NewTask: task " + name + ": " + d.err.Error())
 	}
 	return Task[Args, Result]{d}
 }

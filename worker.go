@@ -177,7 +177,7 @@ func (w *Worker) Handle(rs ...Registration) error {
 		t := &runner.Task{
 			Name:  r.def.name,
 			Retry: runner.Retry(r.def.retry), SoftTimeout: r.def.soft, HardTimeout: r.def.hard,
-			Handle: w.adapt(r),
+			Limit: r.def.runnerLimit(), Handle: w.adapt(r),
 		}
 		o := gather(r.def.defaults, nil)
 		t.Keep, t.IgnoreResult, t.MaxRetries = o.retention, o.ignoreResult, o.maxRetries
@@ -277,6 +277,10 @@ func (w *Worker) config() (runner.Config, error) {
 	if err != nil {
 		return runner.Config{}, err
 	}
+	limiter, err := w.limiter()
+	if err != nil {
+		return runner.Config{}, err
+	}
 	meter := o.Meter
 	if meter == nil {
 		meter = w.client.opts.Meter
@@ -289,7 +293,7 @@ func (w *Worker) config() (runner.Config, error) {
 		Broker: w.client.broker, Lookup: func(name string) *runner.Task { return w.tasks[name] },
 		ID: o.ID, Version: o.Version, Queues: queues, Concurrency: o.Concurrency, Prefetch: o.Prefetch, Lease: o.Lease,
 		MaxDeliveries: o.MaxDeliveries, UnknownGrace: o.UnknownGrace, Keep: o.Retention, MaxResult: o.MaxResult,
-		Heartbeats: w.client.beats, HeartbeatInterval: o.HeartbeatInterval,
+		Limiter: limiter, Heartbeats: w.client.beats, HeartbeatInterval: o.HeartbeatInterval,
 		Control: w.client.control, LogLevel: o.LogLevel,
 		OnDead: o.OnDead,
 		Grace:  o.Grace, SoftGrace: o.SoftGrace, Logger: w.logger, Meter: meter, Tracer: tracer,

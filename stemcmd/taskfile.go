@@ -29,6 +29,9 @@ func fileTask(t *tasksfile.Task) stem.Registration {
 	if t.Priority != nil {
 		opts = append(opts, stem.Priority(*t.Priority))
 	}
+	if t.Rate.Count > 0 {
+		opts = append(opts, stem.RateLimit{Count: t.Rate.Count, Per: t.Rate.Per, Burst: t.Rate.Burst, FailOpen: t.FailOpen})
+	}
 	if t.MaxRetries != nil {
 		opts = append(opts, stem.MaxRetries(*t.MaxRetries))
 	}

@@ -403,6 +403,7 @@ type knownTask struct {
 	MaxRetries  int      `json:"maxRetries"`
 	SoftTimeout string   `json:"softTimeout,omitempty"`
 	HardTimeout string   `json:"hardTimeout,omitempty"`
+	Rate        string   `json:"rate,omitempty"`
 }
 
 // describe fills in what a declaration leaves to the configuration.
@@ -426,6 +427,9 @@ func (s *session) describe(i stem.TaskInfo) knownTask {
 	if i.HardTimeout > 0 {
 		k.HardTimeout = i.HardTimeout.String()
 	}
+	if i.RateLimit != nil {
+		k.Rate = i.RateLimit.String()
+	}
 	return k
 }
 
@@ -444,6 +448,7 @@ func knownView() view[knownTask] {
 			{head: "RETRIES", right: true, cell: func(k *knownTask) string { return strconv.Itoa(k.MaxRetries) }},
 			{head: "SOFT LIMIT", cell: func(k *knownTask) string { return orDash(k.SoftTimeout) }},
 			{head: "HARD LIMIT", cell: func(k *knownTask) string { return orDash(k.HardTimeout) }},
+			{head: "RATE", wide: true, cell: func(k *knownTask) string { return orDash(k.Rate) }},
 			{head: "ALIASES", wide: true, cell: func(k *knownTask) string { return orDash(strings.Join(k.Aliases, ", ")) }},
 		},
 		name:  func(k *knownTask) string { return k.Name },

@@ -26,7 +26,7 @@ import (
 const roleVariable = "STEM_SQLITE_TEST_ROLE"
 
 func TestMain(m *testing.M) {
-	roles := map[string]func(path string) error{"churn": churn, "single": single, "consume": consume, "beat": beat}
+	roles := map[string]func(path string) error{"churn": churn, "single": single, "consume": consume, "limited": limited, "beat": beat}
 	if role := os.Getenv(roleVariable); role != "" {
 		if err := roles[role](os.Args[1]); err != nil {
 			fmt.Println("error:", err)

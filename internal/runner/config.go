@@ -40,6 +40,7 @@ type Task struct {
 	MaxRetries  *int          // where the envelope's is nobody's choice; nil: the envelope's
 	SoftTimeout time.Duration // 0: none. Cancels the context with ErrSoftTimeout
 	HardTimeout time.Duration // 0: none. Abandons the attempt
+	Limit       *Limit        // of how often it starts; nil: none
 
 	// Keep is the retention of terminal statuses when the envelope says
 	// nothing; nil: the worker's.
@@ -81,6 +82,8 @@ type Config struct {
 	UnknownGrace  time.Duration // how long an unknown name is released to others; 0: 1 h
 	Keep          time.Duration // default retention; 0: 24 h, task.Forever
 	MaxResult     int           // bytes; 0: task.DefaultMaxSize
+
+	Limiter store.Limiter // of tasks with a Limit; nil: there are none
 
 	Heartbeats        store.Heartbeats // nil: none are stored
 	HeartbeatInterval time.Duration    // 0: 10 s

@@ -34,6 +34,7 @@ type fetcher struct {
 	marks    *registry
 	unknown  *strangers
 	pace     pace
+	limits   limits
 	stop     stopping
 
 	pending []*Job     // outcomes to send with the next exchange
@@ -148,7 +149,7 @@ func (f *fetcher) prepare(now time.Duration) plan {
 // room is how many deliveries to ask for. It is called under line.mu.
 func (f *fetcher) room(now time.Duration) int {
 	l := &f.r.line
-	f.pace.sample(now, l.starts)
+	f.pace.sample(now, l.starts+f.limits.denied) // what is put off takes no time
 	if l.mode != 0 || l.alone != nil {
 		return 0
 	}

@@ -148,7 +148,7 @@ func (m *marks) ended(d *broker.Delivery, o *task.Outcome, trace measure.TraceCo
 			m.count(measure.TasksBadSignature)
 		}
 	case task.Queued:
-		if o.Reserved {
+		if o.Reserved && !o.NotBefore.IsZero() {
 			m.count(measure.TasksRateLimited)
 		}
 	case task.Cancelled:

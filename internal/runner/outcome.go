@@ -49,6 +49,8 @@ type verdict struct {
 	wait    time.Duration // Retried, Queued: until the next; negative: at once and in place
 	at      time.Time     // the same as a moment; wins over wait
 	retry   bool          // another attempt could help
+
+	reserved bool // Queued: at is a slot that a rate limit gave it
 }
 
 // release gives a delivery back, uncounted and in its place.
@@ -189,6 +191,8 @@ func (r *Runner) outcome(j *Job, v verdict, now time.Time) task.Outcome {
 			o.Error.Stack = clip(remote.Stack, maxStack)
 		}
 	}
+	// What goes back in its place before it started has its slot still.
+	o.Reserved = v.reserved || v.state == task.Queued && v.wait < 0 && j.slot && j.Started.IsZero()
 	if v.state == task.Retried || v.state == task.Queued && v.wait >= 0 {
 		if o.NotBefore = v.at; v.at.IsZero() {
 			o.NotBefore = now.Add(v.wait)

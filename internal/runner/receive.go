@@ -36,15 +36,27 @@ func (f *fetcher) receive(ds []broker.Delivery, at time.Duration) {
 			continue
 		}
 		f.scanAt = min(f.scanAt, at+scanEvery, j.renewAt)
-		jobs = append(jobs, j)
+		if j.slotOf(now) {
+			jobs = append(jobs, j)
+		} else {
+			f.limits.asking = append(f.limits.asking, j)
+		}
 	}
+	f.join(all, jobs)
+	f.limit(f.limits.asking)
+	clear(f.limits.asking)
+	f.limits.asking = f.limits.asking[:0]
+}
+
+// join holds jobs, of which those that are ready join the line.
+func (f *fetcher) join(all, ready []*Job) {
 	l := &f.r.line
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for _, j := range all {
 		l.held.add(j)
 	}
-	l.push(jobs)
+	l.push(ready)
 }
 
 // refuse says why a delivery is not to be executed at all, if there is a

@@ -68,7 +68,7 @@ func New(cfg Config) (*Runner, error) {
 		cfg: cfg, host: host, born: time.Now(), log: slog.New(scribe), scribe: scribe,
 		stopping: make(chan struct{}), abrupt: make(chan struct{}),
 		timed:        cfg.Meter != measure.None,
-		calls:        newCallMarks(cfg.Meter, broker.CapabilitiesOf(cfg.Broker).Backend, "exchange", "renew"),
+		calls:        newCallMarks(cfg.Meter, broker.CapabilitiesOf(cfg.Broker).Backend, "exchange", "renew", "reserve"),
 		leaseRenewed: cfg.Meter.Counter(measure.LeaseRenewed, cfg.ID),
 		leaseLost:    cfg.Meter.Counter(measure.LeaseLost, cfg.ID),
 		gauges:       newGauges(cfg.Meter, cfg.ID),

@@ -5,6 +5,7 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 
+	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -74,5 +75,45 @@ func (r *reader) queue(t *Task, n ast.Node, what string) error {
 		return r.fail(line(n), "%s: %s", what, err)
 	}
 	t.Queue = queue
+	return nil
+}
+
+// rate reads a rate limit: "100/s", or a mapping that also has a burst.
+func (r *reader) rate(t *Task, n ast.Node, what string) error {
+	limit, where, burst := n, what, 0
+	if _, text := n.(ast.ScalarNode); !text {
+		fields, err := r.mapping(n, what, "limit", "burst", "fail_open")
+		if err != nil {
+			return err
+		}
+		limit = nil
+		for _, f := range fields {
+			switch name := what + ": " + f.key; f.key {
+			case "limit":
+				limit, where = f.value, name
+			case "burst":
+				burst, err = r.integer(f.value, name, 1, 1_000_000)
+			case "fail_open":
+				t.FailOpen, err = r.boolean(f.value, name)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if limit == nil {
+			return r.fail(line(n), "%s: limit is missing", what)
+		}
+	}
+	text, err := r.text(limit, where)
+	if err != nil {
+		return err
+	}
+	t.Rate, err = store.ParseRate(text)
+	if t.Rate.Burst = burst; err == nil {
+		err = t.Rate.Validate()
+	}
+	if err != nil {
+		return r.fail(line(limit), "%s: %s", where, err)
+	}
 	return nil
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/stemjobs/stem/internal/foreign"
 	"github.com/stemjobs/stem/internal/httptask"
 	"github.com/stemjobs/stem/internal/runner"
+	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -39,6 +40,8 @@ type Task struct {
 
 	SoftTimeout time.Duration // 0: none
 	HardTimeout time.Duration // 0: none
+	Rate        store.Rate    // zero: no limit
+	FailOpen    bool          // of the rate limit: execute while it cannot be asked
 	Concurrency int           // executions at once in this worker; 0: no limit of its own
 
 	work  foreign.Work
@@ -184,7 +187,7 @@ func (r *reader) task(e entry) (*Task, error) {
 			p, err = r.integer(f.value, name, 0, task.MaxPriority)
 			t.Priority = &p
 		case "rate":
-			err = r.fail(f.line, "%s: rate limits are not available in this version; concurrency is", name)
+			err = r.rate(t, f.value, name)
 		default:
 			own = append(own, f)
 		}

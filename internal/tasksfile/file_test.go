@@ -15,6 +15,7 @@ import (
 
 	"github.com/stemjobs/stem/internal/runner"
 	"github.com/stemjobs/stem/internal/tasksfile"
+	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -122,7 +123,15 @@ func TestBrokenFiles(t *testing.T) {
 		"env by digit":        {in("exec: [x]", "env: [1A]"), `"1A": want a variable's name`},
 		"env null":            {in("exec: [x]", "env: {A: }"), "f.yaml:4: task it: env: A: want text"},
 		"allow word":          {in("exec: [x]", "allow_option_values: maybe"), `f.yaml:4: task it: allow_option_values: "maybe": want true or false`},
-		"rate":                {in("exec: [x]", "rate: 100/m"), "f.yaml:4: task it: rate: rate limits are not available in this version"},
+		"rate without time":   {in("exec: [x]", "rate: 100"), `f.yaml:4: task it: rate: invalid rate "100": want how many in a second, minute, hour or day, such as 10/s`},
+		"rate of none":        {in("exec: [x]", "rate: 0/s"), `f.yaml:4: task it: rate: invalid rate "0/s"`},
+		"rate too high":       {in("exec: [x]", "rate: 200000/s"), "f.yaml:4: task it: rate: invalid rate: 200000 in 1s: want 100,000 a second or less"},
+		"rate is a list":      {in("exec: [x]", "rate: [10/s]"), "f.yaml:4: task it: rate: want a mapping of keys to values"},
+		"rate is empty":       {in("exec: [x]", "rate:"), "f.yaml:4: task it: rate: want text"},
+		"rate has no limit":   {in("exec: [x]", "rate: {burst: 3}"), "f.yaml:4: task it: rate: limit is missing"},
+		"rate has odd key":    {in("exec: [x]", "rate: {limit: 1/s, bursts: 3}"), `f.yaml:4: unknown key "bursts" in task it: rate; did you mean "burst"?`},
+		"rate burst zero":     {in("exec: [x]", "rate:", "  limit: 1/s", "  burst: 0"), `f.yaml:6: task it: rate: burst: "0": want a whole number from 1 to 1000000`},
+		"rate limit wrong":    {in("exec: [x]", "rate:", "  burst: 2", "  limit: 1/w"), `f.yaml:6: task it: rate: limit: invalid rate "1/w"`},
 		"anchor":              {in("exec: &a [x]"), `f.yaml:3: "&": anchors, aliases, tags and directives are not used here`},
 		"alias":               {in("exec: [x]", "env: *a"), "f.yaml:4: \"*\": anchors"},
 		"merge":               {in("exec: [x]", "<<: {queue: q}"), "f.yaml:4: \"<<\": anchors"},
@@ -224,4 +233,23 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+func TestRate(t *testing.T) {
+	for text, want := range map[string]tasksfile.Task{
+		`rate: 100/s`:                  {Rate: store.Rate{Count: 100, Per: time.Second}},
+		`rate: "500/h"`:                {Rate: store.Rate{Count: 500, Per: time.Hour}},
+		`rate: {limit: 7/d, burst: 3}`: {Rate: store.Rate{Count: 7, Per: 24 * time.Hour, Burst: 3}},
+		`rate: {burst: 20, fail_open: true, limit: 60/m}`: {Rate: store.Rate{Count: 60, Per: time.Minute, Burst: 20}, FailOpen: true},
+		`queue: q`: {},
+	} {
+		f, err := tasksfile.Parse("f.yaml", []byte("tasks:\n  it:\n    exec: [x]\n    "+text+"\n"))
+		if err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
+		}
+		if got := f.Tasks[0]; got.Rate != want.Rate || got.FailOpen != want.FailOpen {
+			t.Errorf("%s: got %+v, fail open %v", text, got.Rate, got.FailOpen)
+		}
+	}
 }

@@ -121,7 +121,7 @@ func TestBrokenHTTPTasks(t *testing.T) {
 		"both":              {"tasks:\n  it:\n    http: {" + url + "}\n    exec: [x]\n", "f.yaml:4: task it: it has exec and http: want one of them"},
 		"env":               {"tasks:\n  it:\n    http: {" + url + "}\n    env: [A]\n", "f.yaml:4: task it: env is for exec tasks"},
 		"option values":     {"tasks:\n  it:\n    allow_option_values: true\n    http: {" + url + "}\n", "f.yaml:3: task it: allow_option_values is for exec tasks"},
-		"rate":              {"tasks:\n  it:\n    http: {" + url + "}\n    rate: 100/m\n", "f.yaml:4: task it: rate: rate limits are not available in this version"},
+		"rate":              {"tasks:\n  it:\n    http: {" + url + "}\n    rate: 100/minute\n", `f.yaml:4: task it: rate: invalid rate "100/minute"`},
 		"url scheme":        {in("url: ftp://example.org"), "f.yaml:4: task it: http: url: want an http:// or https:// URL"},
 		"url relative":      {in("url: /hook"), "f.yaml:4: task it: http: url: want an http:// or https:// URL"},
 		"url with password": {in("url: https://u:secret@example.org"), "f.yaml:4: task it: http: url: its user name and password would be seen"},

@@ -230,10 +230,10 @@ func testR6(e *env) {
 	e.is("Reserve with a cancelled context", err, context.Canceled)
 
 	var keys []store.Reservation
-	for i := range 3000 {
+	for i := range 1200 {
 		keys = append(keys, store.Reservation{Key: fmt.Sprintf("key-%d", i), Rate: rate})
 	}
-	for range 3 {
+	for range 2 {
 		for _, s := range e.reserve(e.Limiter, keys...) {
 			if s.Err != nil || s.Wait > 2*rate.Interval() {
 				e.Fatalf("one of many keys: %+v", s)
@@ -242,7 +242,7 @@ func testR6(e *env) {
 		time.Sleep(4 * rate.Interval())
 	}
 	kept := e.reserve(e.Limiter, store.Reservation{Key: "kept", Rate: store.Rate{Count: 1, Per: time.Hour}})
-	for i := range 3000 {
+	for i := range 1200 {
 		keys[i].Key = fmt.Sprintf("more-%d", i)
 	}
 	e.reserve(e.Limiter, keys...)
