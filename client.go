@@ -73,6 +73,7 @@ type Client struct {
 	beats   store.Heartbeats
 	control store.Control // nil: none
 	memos   store.Memos   // nil: none
+	audit   store.Audit   // nil: none
 	codecs  *encode.Set
 	opts    ClientOptions
 	enqueue EnqueueFunc
@@ -118,7 +119,7 @@ func NewClient(b Backend, o ClientOptions) (*Client, error) {
 	if err := codecs.Check(o.Encoding...); err != nil {
 		return nil, fmt.Errorf("default encoding: %w", err)
 	}
-	c := &Client{broker: b.Broker(), results: b.Results(), beats: b.Heartbeats(), control: controlOf(b), memos: memosOf(b), codecs: codecs, opts: o}
+	c := &Client{broker: b.Broker(), results: b.Results(), beats: b.Heartbeats(), control: controlOf(b), memos: memosOf(b), audit: auditOf(b), codecs: codecs, opts: o}
 	if c.opts.MaxSize == 0 {
 		c.opts.MaxSize = task.DefaultMaxSize
 		if m := broker.CapabilitiesOf(c.broker).MaxSize; m > 0 {

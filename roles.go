@@ -65,3 +65,27 @@ func (p pairBackend) Memos() store.Memos {
 // Memos is where the client's store keeps what all its processes may have to
 // say again; nil: it keeps none.
 func (c *Client) Memos() store.Memos { return c.memos }
+
+// audited is a backend that keeps what people changed.
+type audited interface{ Audit() store.Audit }
+
+// auditOf is the audit of a backend; nil: it keeps none.
+func auditOf(b Backend) store.Audit {
+	if r, ok := role[audited](b); ok {
+		return r.Audit()
+	}
+	return nil
+}
+
+// Audit is that of the store of envelopes; else of the other one.
+func (p pairBackend) Audit() store.Audit {
+	if a := auditOf(p.envelopes); a != nil {
+		return a
+	}
+	return auditOf(p.results)
+}
+
+// Audit is where the client's store keeps what people changed, by the command
+// line and the API; nil: it keeps none. A program that changes tasks on
+// somebody's behalf may note it there too.
+func (c *Client) Audit() store.Audit { return c.audit }

@@ -110,6 +110,9 @@ func (s *Server) requestID(r *http.Request) string {
 func (s *Server) serve(c *call, rt *route) {
 	c.route = rt
 	answer, err := s.handle(c)
+	if rt.role == Operate && rt.method != http.MethodGet {
+		s.keep(c, answer, err)
+	}
 	switch {
 	case err != nil:
 		c.fail(problemOf(err))

@@ -181,6 +181,7 @@ none did, 4 when no worker is there.`,
 
 // showReplies lists who replied, and judges.
 func (s *session) showReplies(f *askFlags, a stem.Asked, note func(*stem.WorkerReply) string) error {
+	s.changes = len(a.Replies) // where they were told to change
 	_, err := list(s, replyView(), one(replies(a, note)))
 	return errors.Join(err, askedOf(f, a))
 }

@@ -127,6 +127,7 @@ func (s *session) replayEdited(ctx context.Context, f *deadFlags, ask *changeFla
 	if err := replay(false); err != nil {
 		return err
 	}
+	s.changes = out.Count
 	return s.tell(out, p)
 }
 
@@ -217,6 +218,7 @@ func (s *session) changeDead(ctx context.Context, f *deadFlags, ask *changeFlags
 		}
 	}
 	out.Count, out.IDs, err = s.inPages(ctx, client, chosen, job)
+	s.changes = out.Count
 	if err != nil && out.Count > 0 {
 		return errors.Join(s.tell(out, p), fail(ExitPartly, "%d of %s were %s, then: %w",
 			out.Count, several(chosen.count, "dead letter"), past(job.action), err))

@@ -147,6 +147,7 @@ func (i *deadImport) flush(ctx context.Context) error {
 		switch {
 		case err == nil:
 			i.out.Imported++
+			i.s.changes++
 		case errors.Is(err, broker.ErrExists):
 			i.out.Existing++
 			i.s.note("line %d: %s", lines[k], err)

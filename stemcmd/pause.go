@@ -173,6 +173,7 @@ func (s *session) pause(ctx context.Context, note string, queues []string) error
 	rows := make([]paused, len(queues))
 	for i, q := range queues {
 		rows[i] = paused{q, "paused"}
+		s.changes++
 	}
 	_, err = list(s, pausedView(), one(rows))
 	return err
@@ -198,6 +199,7 @@ func (s *session) resume(ctx context.Context, queues []string) error {
 		rows[i] = paused{q, "was not paused"}
 		if was[i] {
 			rows[i].Answer = "resumed"
+			s.changes++
 		}
 	}
 	_, err = list(s, pausedView(), one(rows))

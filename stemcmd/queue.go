@@ -180,6 +180,7 @@ func (s *session) queuePurge(ctx context.Context, f changeFlags, queue string) e
 		}
 	}
 	n, err := client.PurgeQueue(ctx, queue)
+	s.changes = n
 	if err != nil && n > 0 {
 		return fail(ExitPartly, "%d tasks were purged, then: %w", n, err)
 	}

@@ -34,7 +34,7 @@ func (s *session) rootCommand() *cobra.Command {
 	root.AddCommand(
 		s.devCommand(), s.serveCommand(), s.workerCommand(), s.beatCommand(), s.scheduleCommand(), s.enqueueCommand(), s.tasksCommand(), s.queueCommand(), s.dlqCommand(),
 		s.observeCommand(),
-		s.healthCommand(), s.doctorCommand(), s.benchCommand(), s.configCommand(), s.versionCommand(), s.completionCommand(),
+		s.healthCommand(), s.doctorCommand(), s.auditCommand(), s.benchCommand(), s.configCommand(), s.versionCommand(), s.completionCommand(),
 	)
 	if s.app.Demo {
 		root.AddCommand(s.demoCommand(), s.demoWorkerCommand())

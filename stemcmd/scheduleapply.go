@@ -128,6 +128,7 @@ func (s *session) scheduleApply(ctx context.Context, f *applyFlags, paths []stri
 	if err := b.Commit(ctx, p); err != nil {
 		return err
 	}
+	s.changes = todo.count
 	if s.flags.output == asTable || s.flags.output == asWide {
 		fmt.Fprintln(s.stdout, "applied: "+planCounts(p))
 		return nil

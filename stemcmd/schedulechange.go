@@ -34,6 +34,7 @@ func (s *session) edit(c *cobra.Command, change func(context.Context, *beat.Book
 				continue
 			}
 			done = append(done, l.View())
+			s.changes++
 		}
 		return errors.Join(s.told(done, len(args)), all(len(args), errs))
 	})
@@ -169,6 +170,7 @@ func (s *session) scheduleDelete(ctx context.Context, f changeFlags, o beat.Chan
 		if err != nil {
 			return err
 		}
+		s.changes++
 	}
 	return s.tell(out, p)
 }
@@ -198,6 +200,7 @@ history. Their moments stay as they are.`,
 				errs = append(errs, err)
 			} else {
 				done = append(done, ranByHand{Schedule: id, Task: r.ID})
+				s.changes++
 			}
 		}
 		_, err = list(s, ranView(), one(done))

@@ -33,6 +33,7 @@ type session struct {
 	level slog.LevelVar // of log: a command may change a worker's
 
 	backend *connect.Backend // of open; nil: nothing is open
+	changes int              // how many things the command has changed, for the audit
 	closers []func() error   // of what was opened, in order
 }
 
@@ -106,7 +107,9 @@ func (s *session) within(cmd *cobra.Command, limit time.Duration, args []string,
 		case <-stopped:
 		}
 	}()
-	return because(ctx, run(ctx, args))
+	err := because(ctx, run(ctx, args))
+	s.audit(ctx, args, err)
+	return err
 }
 
 // load reads the configuration and makes the logger.

@@ -347,8 +347,10 @@ func (s *session) tasksCancel(ctx context.Context, o stem.RevokeOptions, ids []s
 		switch a.State {
 		case broker.RevokeCancelled:
 			rows[i].Answer = "cancelled"
+			s.changes++
 		case broker.RevokeAsked:
 			rows[i].Answer = "asked"
+			s.changes++
 		case broker.RevokeTooLate:
 			rows[i].Answer = "too late"
 			errs = append(errs, fail(ExitRefused, "task %s has ended already", ids[i]))

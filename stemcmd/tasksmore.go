@@ -115,6 +115,7 @@ func (s *session) tasksRetry(ctx context.Context, how *replayFlags, ids []string
 			break
 		}
 		row := retried{ID: id, Answer: "retried"}
+		s.changes += r.Count
 		if r.Count == 0 {
 			row = whyNot(ctx, client, id)
 			code := ExitRefused

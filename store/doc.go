@@ -94,4 +94,6 @@
 //   - R6  Methods are safe for concurrent use; a cancelled context ends a call
 //     with its error; after Close of the broker each returns broker.ErrClosed. A
 //     key that is idle takes no room for ever.
+//
+// Memos (M1–M4) and Audit (U1–U4) have their rules beside them.
 package store

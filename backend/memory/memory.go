@@ -42,6 +42,7 @@ type DB struct {
 	outboxes map[string]*record // foreign records whose outcome is not cleared
 	plans    plans
 	memos    map[string]memo
+	audit    []noted // oldest first
 	pauses   map[string]broker.Pause
 	wire     wire
 

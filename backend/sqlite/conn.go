@@ -21,7 +21,7 @@ const rowColumns = "seq, id, queue, rank, place, phase, at, epoch, attempt, star
 // loadStatements returns the statements of sql/ by name, for one namespace.
 func loadStatements(namespace string) (map[string]string, error) {
 	statements := make(map[string]string)
-	for _, file := range []string{"sql/task.sql", "sql/results.sql", "sql/limits.sql", "sql/control.sql", "sql/schedules.sql", "sql/memos.sql", "sql/check.sql"} {
+	for _, file := range []string{"sql/task.sql", "sql/results.sql", "sql/limits.sql", "sql/control.sql", "sql/schedules.sql", "sql/memos.sql", "sql/audit.sql", "sql/check.sql"} {
 		text, err := sqlFiles.ReadFile(file)
 		if err != nil {
 			return nil, fmt.Errorf("read %s: %w", file, err)

@@ -343,7 +343,7 @@ func (t *tx) sweep() error {
 			return err
 		}
 	}
-	for _, statement := range []string{"expire-claims", "expire-records", "expire-limits", "expire-memos"} {
+	for _, statement := range []string{"expire-claims", "expire-records", "expire-limits", "expire-memos", "expire-audit"} {
 		if err := t.exec(statement, t.now, sweepSize); err != nil {
 			return err
 		}

@@ -17,3 +17,4 @@ DROP TABLE IF EXISTS stem_schedule;
 DROP TABLE IF EXISTS stem_firing;
 DROP TABLE IF EXISTS stem_pending;
 DROP TABLE IF EXISTS stem_memo;
+DROP TABLE IF EXISTS stem_audit;
