@@ -138,7 +138,7 @@ func (p *picture) readTasks(ctx context.Context, keys map[string][]string) error
 		for i, id := range page {
 			cmds[i] = p.db.client.B().Getrange().Key(p.tag + ":t:" + id).Start(0).End(0).Build()
 		}
-		for i, r := range p.db.client.DoMulti(ctx, cmds...) {
+		for i, r := range p.db.multi(ctx, cmds...) {
 			kind, err := r.ToString()
 			if err != nil {
 				return unavailable(err)
@@ -327,7 +327,7 @@ func (db *DB) deadQueues(ctx context.Context, tag string, ids []string) ([]strin
 	for i, id := range ids {
 		cmds[i] = db.client.B().Get().Key(tag + ":t:" + id).Build()
 	}
-	for i, r := range db.client.DoMulti(ctx, cmds...) {
+	for i, r := range db.multi(ctx, cmds...) {
 		text, err := r.ToString()
 		if rueidis.IsRedisNil(err) {
 			continue
@@ -355,7 +355,7 @@ func (p *picture) readClaims(ctx context.Context, keys map[string][]string) erro
 			cmds = append(cmds, p.db.client.B().Get().Key(p.tag+":claim:"+key).Build(),
 				p.db.client.B().Pttl().Key(p.tag+":claim:"+key).Build())
 		}
-		replies := p.db.client.DoMulti(ctx, cmds...)
+		replies := p.db.multi(ctx, cmds...)
 		for i, key := range page {
 			id, err := replies[2*i].ToString()
 			ttl, err2 := replies[2*i+1].AsInt64()

@@ -56,7 +56,7 @@ func (p *picture) checkEntries(ctx context.Context, ids []string, inLine map[str
 	for i, id := range ids {
 		cmds[i] = p.db.client.B().Hgetall().Key(p.tag + ":entry:" + id).Build()
 	}
-	for i, r := range p.db.client.DoMulti(ctx, cmds...) {
+	for i, r := range p.db.multi(ctx, cmds...) {
 		id := ids[i]
 		fields, err := r.AsStrMap()
 		if err != nil {

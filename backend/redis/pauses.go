@@ -181,7 +181,7 @@ func (b *redisBroker) Holds(ctx context.Context, ids ...string) ([]bool, error) 
 	for i, id := range ids {
 		cmds[i] = b.db.client.B().Getrange().Key(b.db.tags[b.db.partition(id)] + ":t:" + id).Start(0).End(0).Build()
 	}
-	for i, r := range b.db.client.DoMulti(ctx, cmds...) {
+	for i, r := range b.db.multi(ctx, cmds...) {
 		kind, err := r.ToString()
 		if err != nil {
 			return nil, fmt.Errorf("look for tasks: %w", unavailable(err))
@@ -202,7 +202,7 @@ func (b *redisBroker) RevokedOf(ctx context.Context, rs ...broker.Receipt) ([]br
 		cmds = append(cmds, b.db.client.B().Hget().Key(tag+":rev").Field(r.ID).Build(),
 			b.db.client.B().Hget().Key(tag+":run").Field(r.ID).Build())
 	}
-	replies := b.db.client.DoMulti(ctx, cmds...)
+	replies := b.db.multi(ctx, cmds...)
 	var list []broker.Revoked
 	for i, r := range rs {
 		text, err := replies[2*i].ToString()

@@ -57,7 +57,8 @@ type DB struct {
 	log     *slog.Logger
 	client  rueidis.Client
 	scripts scripts
-	tags    []string // of the partitions: "{stem:0}"
+	tags    []string   // of the partitions: "{stem:0}"
+	keys    [][]string // that their scripts are called with; see keysOf
 	hub     *hub
 	sweeper sweeper
 	ahead   time.Duration // of the server's clock, when it was opened
@@ -117,7 +118,7 @@ func (db *DB) create(ctx context.Context) error {
 		}
 	}
 	b := db.client.B()
-	for _, r := range db.client.DoMulti(ctx,
+	for _, r := range db.multi(ctx,
 		b.Hsetnx().Key(key).Field("partitions").Value(strconv.Itoa(want)).Build(),
 		b.Hsetnx().Key(key).Field("schema").Value(schema).Build(),
 	) {
@@ -143,9 +144,10 @@ func (db *DB) create(ctx context.Context) error {
 		return fmt.Errorf("open Redis: namespace %s has schema %s and this program knows %s: use a newer program",
 			db.config.Namespace, meta["schema"], schema)
 	}
-	db.tags = make([]string, n)
+	db.tags, db.keys = make([]string, n), make([][]string, n)
 	for i := range db.tags {
 		db.tags[i] = db.tag(i)
+		db.keys[i] = db.keysOf(db.tags[i])
 		// A member of more than 64 bytes keeps a small sorted set from becoming a
 		// list, in which each change costs the length of all.
 		err := db.client.Do(ctx, b.Zadd().Key(db.tags[i]+":lease").Nx().ScoreMember().ScoreMember(math.Inf(1), guard).Build()).Error()

@@ -195,7 +195,7 @@ func (s *schedules) Get(ctx context.Context, ids ...string) ([]store.FoundSchedu
 		cmds[i] = s.db.client.B().Hgetall().Key(s.key("entry:" + id)).Build()
 	}
 	found := make([]store.FoundSchedule, len(ids))
-	for i, r := range s.db.client.DoMulti(ctx, cmds...) {
+	for i, r := range s.db.multi(ctx, cmds...) {
 		fields, err := r.AsStrMap()
 		if err != nil {
 			return nil, fmt.Errorf("get schedules: %w", unavailable(err))
@@ -249,7 +249,7 @@ func (s *schedules) History(ctx context.Context, id string, limit int) ([]store.
 		limit = store.MaxHistory
 	}
 	b := s.db.client.B()
-	r := s.db.client.DoMulti(ctx,
+	r := s.db.multi(ctx,
 		b.Exists().Key(s.key("entry:"+id)).Build(),
 		b.Lrange().Key(s.key("history:"+id)).Start(0).Stop(int64(limit)-1).Build(),
 	)

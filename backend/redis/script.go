@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -173,7 +174,7 @@ func (db *DB) send(ctx context.Context, c rueidis.Completed, s *script) (rueidis
 		return db.client.Do(ctx, c).ToMessage()
 	}
 	wait := db.client.B().Wait().Numreplicas(want).Timeout(replicaTimeout.Milliseconds()).Build()
-	answers := db.client.DoMulti(ctx, c, wait)
+	answers := db.together(ctx, c, wait)
 	m, err := answers[0].ToMessage()
 	if err != nil {
 		return m, err
@@ -183,6 +184,34 @@ func (db *DB) send(ctx context.Context, c rueidis.Completed, s *script) (rueidis
 		err = fmt.Errorf("%d replicas had it within %s, want %d", n, replicaTimeout, want)
 	}
 	return m, err
+}
+
+// together sends commands over one connection. On a Cluster none of them is sent
+// again to another server, where the others would not follow.
+func (db *DB) together(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
+	if !db.config.Cluster {
+		return db.client.DoMulti(ctx, cmds...)
+	}
+	c, release := db.client.Dedicate()
+	defer release()
+	return c.DoMulti(ctx, cmds...)
+}
+
+// multi sends commands side by side, and returns an answer for each. On a Cluster
+// each goes its own way: of several that meet a slot which is being moved, the
+// client mixes up the answers, and panics.
+func (db *DB) multi(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
+	if !db.config.Cluster || len(cmds) == 0 {
+		return db.client.DoMulti(ctx, cmds...)
+	}
+	answers := make([]rueidis.RedisResult, len(cmds))
+	var others sync.WaitGroup
+	for i := range cmds[1:] {
+		others.Go(func() { answers[1+i] = db.client.Do(ctx, cmds[1+i]) })
+	}
+	answers[0] = db.client.Do(ctx, cmds[0])
+	others.Wait()
+	return answers
 }
 
 // replicaTimeout bounds the wait for replicas.
@@ -204,7 +233,7 @@ func (db *DB) runAll(ctx context.Context, calls []call) ([]rueidis.RedisMessage,
 	for i := range calls {
 		cmds[i] = db.evalsha(&calls[i])
 	}
-	for i, r := range db.client.DoMulti(ctx, cmds...) {
+	for i, r := range db.multi(ctx, cmds...) {
 		if msgs[i], errs[i] = r.ToMessage(); noScript(errs[i]) {
 			msgs[i], errs[i] = db.client.Do(ctx, db.eval(&calls[i])).ToMessage()
 		}
@@ -216,11 +245,26 @@ func (db *DB) runAll(ctx context.Context, calls []call) ([]rueidis.RedisMessage,
 }
 
 func (db *DB) evalsha(c *call) rueidis.Completed {
-	return db.client.B().Evalsha().Sha1(c.script.sha).Numkeys(1).Key(db.tags[c.partition]).Arg(c.args...).Build()
+	keys := db.keys[c.partition]
+	return db.client.B().Evalsha().Sha1(c.script.sha).Numkeys(int64(len(keys))).Key(keys...).Arg(c.args...).Build()
 }
 
 func (db *DB) eval(c *call) rueidis.Completed {
-	return db.client.B().Eval().Script(c.script.source).Numkeys(1).Key(db.tags[c.partition]).Arg(c.args...).Build()
+	keys := db.keys[c.partition]
+	return db.client.B().Eval().Script(c.script.source).Numkeys(int64(len(keys))).Key(keys...).Arg(c.args...).Build()
+}
+
+// keysOf are what a script is said to use: the tag, from which it makes the names
+// of its keys. On a Cluster they are two that never exist. So no server runs a
+// script while the slot is being moved, when it would see some of the keys and miss
+// the others: the one it moves from sends it on, since the keys are not there, and
+// the one it moves to answers TRYAGAIN, since several are asked for and are not all
+// there.
+func (db *DB) keysOf(tag string) []string {
+	if !db.config.Cluster {
+		return []string{tag}
+	}
+	return []string{tag, tag + ":never"}
 }
 
 func noScript(err error) bool {

@@ -19,6 +19,11 @@
 local consumer, want = ARGV[1], tonumber(ARGV[4])
 local nsettle, nrenew = tonumber(ARGV[10]), tonumber(ARGV[11])
 local settled, renewed, news = '', '', ''
+local paused = {}
+if consumer ~= '' then -- first: what cannot be read must not be seen amid changes
+  local pauses = call('HKEYS', P .. ':pauses')
+  for i = 1, #pauses do paused[pauses[i]] = true end
+end
 if nsettle + nrenew > 0 then
   local lines = call('HMGET', RUN, unpack(ARGV, 12, 11 + nsettle + nrenew))
   local a = 12 + nsettle + nrenew
@@ -31,9 +36,6 @@ if consumer ~= '' then
   local order, whole, believed = ARGV[6], ARGV[7], ARGV[9]
   local due, lapse = move_due(), take_back()
   write_ready()
-  local paused = {}
-  local pauses = call('HKEYS', P .. ':pauses')
-  for i = 1, #pauses do paused[pauses[i]] = true end
   local more
   if want > 0 then
     bytes, strict = tonumber(ARGV[5]), find(believed, 's', 1, true)
