@@ -6,7 +6,6 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -15,17 +14,27 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem"
-	"github.com/stemjobs/stem/backend/sqlite"
 	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/connect"
 )
 
 const testLease = 2 * time.Second
 
-// stage is a store with its client, and the test's own events.
+// redelivery is how long it may take until what a kill interrupted starts again.
+// The short form shares a machine with other tests, and each new worker takes a
+// moment to begin.
+func redelivery() time.Duration {
+	if full() {
+		return testLease + time.Second
+	}
+	return testLease + 3*time.Second
+}
+
+// stage is a test's stores with a client, and the test's own events.
 type stage struct {
 	t      *testing.T
 	dir    string
-	db     *sqlite.DB
+	db     *connect.Backend
 	client *stem.Client
 	rec    *recorder
 
@@ -33,11 +42,12 @@ type stage struct {
 	ids []string
 }
 
-func newStage(t *testing.T) *stage {
+func newStage(t *testing.T, dir string, where place) *stage {
 	t.Helper()
-	s := &stage{t: t, dir: t.TempDir()}
+	where.write(t, dir)
+	s := &stage{t: t, dir: dir}
 	var err error
-	if s.db, err = sqlite.Open(t.Context(), sqlite.Config{Path: filepath.Join(s.dir, "stem.db")}); err != nil {
+	if s.db, s.client, err = where.urls.open(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -45,10 +55,7 @@ func newStage(t *testing.T) *stage {
 			t.Errorf("close: %v", err)
 		}
 	})
-	if s.client, err = stem.NewClient(s.db, stem.ClientOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	if s.rec, err = newRecorder(s.dir, "test"); err != nil {
+	if s.rec, err = newRecorder(dir, "test"); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -130,7 +137,7 @@ func (s *stage) judge(bound time.Duration) findings {
 	if f.settled < len(s.ids)/2 { // a killed worker takes a few with it that were stored
 		s.t.Errorf("workers told of %d outcomes of %d tasks: the history is not what happened", f.settled, len(s.ids))
 	}
-	if err := s.db.Check(s.t.Context()); err != nil {
+	if err := checkStores(s.t.Context(), s.db); err != nil {
 		s.t.Errorf("the store's own check: %v", err)
 	}
 	return f
@@ -139,18 +146,22 @@ func (s *stage) judge(bound time.Duration) findings {
 // TestKilledWorkersLoseNothing kills random workers every 0.2–1 s under load,
 // with a pause after each fifth.
 func TestKilledWorkersLoseNothing(t *testing.T) {
-	s := newStage(t)
-	total := scale(2_000, 20_000)
-	args := workerArgs{Name: "victim", Concurrency: 8, Lease: testLease}
+	t.Parallel()
+	everywhere(t, killWorkers)
+}
+
+func killWorkers(s *stage) {
+	t := s.t
+	total, batch, longest := scale(1_500, 100_000), scale(25, 100), scale(100, 20)
+	args := workerArgs{Name: "victim", Concurrency: scale(8, 16), Lease: testLease}
 	workers := []*process{startWorker(t, s.dir, args), startWorker(t, s.dir, args), startWorker(t, s.dir, args)}
 
 	enqueued := make(chan error, 1)
 	go func() {
-		const batch = 25
 		for n := 0; n < total; n += batch {
 			items := make([]stem.Item, 0, batch)
 			for k := range min(batch, total-n) {
-				items = append(items, work.Item(workArgs{Millis: 20 + rand.IntN(100), Result: n + k}))
+				items = append(items, work.Item(workArgs{Millis: longest/5 + rand.IntN(longest), Result: n + k}))
 			}
 			if err := s.enqueue(items...); err != nil {
 				enqueued <- err
@@ -161,7 +172,7 @@ func TestKilledWorkersLoseNothing(t *testing.T) {
 		enqueued <- nil
 	}()
 	stored, kills := false, 0
-	for deadline := time.Now().Add(4 * time.Minute); !stored || s.remaining() > 0; {
+	for deadline := time.Now().Add(time.Duration(scale(4, 20)) * time.Minute); !stored || s.remaining() > 0; {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d tasks remain after %d kills", s.remaining(), kills)
 		}
@@ -186,7 +197,7 @@ func TestKilledWorkersLoseNothing(t *testing.T) {
 		default:
 		}
 	}
-	f := s.judge(testLease + time.Second)
+	f := s.judge(redelivery())
 	if f.redelivered == 0 || f.undisturbed == 0 {
 		t.Errorf("%d redeliveries, %d of them undisturbed: the test proves nothing", f.redelivered, f.undisturbed)
 	}
@@ -196,12 +207,17 @@ func TestKilledWorkersLoseNothing(t *testing.T) {
 // TestStoppedWorkerCannotOverwrite stops a worker past its lease in mid-handler
 // and lets it go on when another has taken over.
 func TestStoppedWorkerCannotOverwrite(t *testing.T) {
-	t.Run("its handler still runs", func(t *testing.T) { stopWorker(t, true) })
-	t.Run("its handler ends at once", func(t *testing.T) { stopWorker(t, false) })
+	t.Parallel()
+	for name, waits := range map[string]bool{"its handler still runs": true, "its handler ends at once": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			everywhere(t, func(s *stage) { stopWorker(s, waits) })
+		})
+	}
 }
 
-func stopWorker(t *testing.T, handlerWaits bool) {
-	s := newStage(t)
+func stopWorker(s *stage, handlerWaits bool) {
+	t := s.t
 	first := startWorker(t, s.dir, workerArgs{Name: "first", Concurrency: 1, Lease: testLease})
 	if err := s.enqueue(stubborn.Item(stubbornArgs{FirstWaits: handlerWaits})); err != nil {
 		t.Fatal(err)
@@ -251,7 +267,12 @@ func stopWorker(t *testing.T, handlerWaits bool) {
 // TestPoisonPill runs a handler that kills its own process, amid neighbours
 // that were prefetched with it.
 func TestPoisonPill(t *testing.T) {
-	s := newStage(t)
+	t.Parallel()
+	everywhere(t, poison)
+}
+
+func poison(s *stage) {
+	t := s.t
 	const neighbours = 20
 	items := []stem.Item{suicide.Item(stem.None{})}
 	for i := range neighbours {
@@ -260,7 +281,7 @@ func TestPoisonPill(t *testing.T) {
 	if err := s.enqueue(items...); err != nil {
 		t.Fatal(err)
 	}
-	poison := s.ids[0]
+	pill := s.ids[0]
 	args := workerArgs{Name: "fleet", Concurrency: 2, Prefetch: 8, Lease: 500 * time.Millisecond}
 	workers := []*process{startWorker(t, s.dir, args), startWorker(t, s.dir, args)}
 	s.await("all have ended", 60*time.Second, func() bool {
@@ -284,10 +305,10 @@ func TestPoisonPill(t *testing.T) {
 		}
 	}
 	dead, _, err := s.client.DeadLetters(t.Context(), broker.DeadFilter{}, broker.Page{})
-	if err != nil || len(dead) != 1 || dead[0].Envelope.ID != poison {
+	if err != nil || len(dead) != 1 || dead[0].Envelope.ID != pill {
 		t.Errorf("dead letters: %v, %v; want the poison alone", dead, err)
 	}
-	if err := s.db.Check(t.Context()); err != nil {
+	if err := checkStores(t.Context(), s.db); err != nil {
 		t.Error(err)
 	}
 }
@@ -295,7 +316,12 @@ func TestPoisonPill(t *testing.T) {
 // TestRestartsCountNoAttempt starts and stops workers at random while
 // producers enqueue.
 func TestRestartsCountNoAttempt(t *testing.T) {
-	s := newStage(t)
+	t.Parallel()
+	everywhere(t, restartWorkers)
+}
+
+func restartWorkers(s *stage) {
+	t := s.t
 	args := workerArgs{Name: "restarted", Concurrency: 4, Lease: 5 * time.Second}
 	stop := time.Now().Add(time.Duration(scale(6, 60)) * time.Second)
 	var producers sync.WaitGroup

@@ -6,7 +6,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -20,7 +22,6 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem"
-	"github.com/stemjobs/stem/backend/sqlite"
 )
 
 // The tasks of the fault tests.
@@ -45,6 +46,9 @@ const (
 	argsEnv = "STEM_CHAOS_ARGS" // workerArgs as JSON
 )
 
+// logSuffix ends the names of the files with workers' logs.
+const logSuffix = ".worker"
+
 // workerArgs shape a worker process.
 type workerArgs struct {
 	Name        string
@@ -57,6 +61,12 @@ func TestMain(m *testing.M) {
 	role := os.Getenv(roleEnv)
 	mains := map[string]func() error{"worker": workerMain, "api": apiMain, "puller": pullerMain, "beat": beatMain}
 	if mains[role] == nil {
+		flag.Parse()
+		// The tests mostly wait; what they start is more than what they do.
+		if err := flag.Set("test.parallel", "8"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(2)
+		}
 		os.Exit(m.Run())
 	}
 	if err := mains[role](); err != nil {
@@ -114,17 +124,18 @@ func workerMain() error {
 	if err != nil {
 		return err
 	}
-	db, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(dir, "stem.db")})
+	lines, err := os.OpenFile(filepath.Join(dir, args.Name+logSuffix), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	client, err := stem.NewClient(db, stem.ClientOptions{})
+	log := slog.New(slog.NewJSONHandler(io.MultiWriter(lines, outcomes{rec}), nil))
+	db, client, err := openStores(context.Background(), log)
 	if err != nil {
 		return err
 	}
 	w := stem.NewWorker(client, stem.WorkerOptions{
 		ID: args.Name, Concurrency: args.Concurrency, Prefetch: args.Prefetch, Lease: args.Lease,
-		Logger: slog.New(slog.NewJSONHandler(outcomes{rec}, nil)), Middleware: []stem.Middleware{rec.around},
+		Logger: log, Middleware: []stem.Middleware{rec.around},
 		MaxDeliveries: 3,
 	})
 	if err := w.Handle(work.With(doWork), suicide.Do(killSelf), stubborn.With(rec.resist)); err != nil {

@@ -22,7 +22,6 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem"
-	"github.com/stemjobs/stem/backend/sqlite"
 	"github.com/stemjobs/stem/httpapi"
 	"github.com/stemjobs/stem/task"
 )
@@ -32,11 +31,7 @@ const apisFile = "apis"
 
 // apiMain is a process that serves the HTTP API, until it is killed.
 func apiMain() error {
-	db, err := sqlite.Open(context.Background(), sqlite.Config{Path: filepath.Join(os.Getenv(dirEnv), "stem.db")})
-	if err != nil {
-		return err
-	}
-	client, err := stem.NewClient(db, stem.ClientOptions{})
+	db, client, err := openStores(context.Background(), nil)
 	if err != nil {
 		return err
 	}
@@ -211,7 +206,12 @@ func (a *apis) enqueue(items []stem.Item) error {
 // TestKilledPullersAndAPIsLoseNothing enqueues and works off over HTTP, with two
 // APIs on one store, and kills pullers and APIs at random.
 func TestKilledPullersAndAPIsLoseNothing(t *testing.T) {
-	s := newStage(t)
+	t.Parallel()
+	everywhere(t, killPullersAndAPIs)
+}
+
+func killPullersAndAPIs(s *stage) {
+	t := s.t
 	total := scale(1_000, 10_000)
 	servers := startAPIs(s, 2)
 	args := workerArgs{Name: "puller", Concurrency: 6, Lease: testLease}
@@ -268,7 +268,7 @@ func TestKilledPullersAndAPIsLoseNothing(t *testing.T) {
 		}
 	}
 	http.DefaultClient.CloseIdleConnections()
-	f := s.judge(testLease + time.Second)
+	f := s.judge(redelivery())
 	if f.redelivered == 0 {
 		t.Error("no redelivery: the test proves nothing")
 	}

@@ -336,6 +336,15 @@ func (s *Server) Do(args ...any) any {
 
 // Try is Do that returns the error, of type Error when the server said it.
 func (s *Server) Try(args ...any) (any, error) {
+	cached := s.conn != nil
+	reply, err := s.try(args...)
+	if said := Error(""); err != nil && cached && !errors.As(err, &said) {
+		return s.try(args...) // the server ended the connection, as when it becomes a master
+	}
+	return reply, err
+}
+
+func (s *Server) try(args ...any) (any, error) {
 	if s.conn == nil {
 		c, err := Dial("unix", s.Socket)
 		if err != nil {
