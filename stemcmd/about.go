@@ -2,6 +2,7 @@ package stemcmd
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -22,23 +23,78 @@ told, and the exit code is 2.`,
   {{stem}} config --env-file prod.env --output json`,
 		Args: noArguments,
 	}
-	flags := c.Flags()
-	addTasksFlag(flags)
+	addTasksFlag(c.Flags())
+	c.RunE = s.configShow
+	c.AddCommand(s.configShowCommand(), s.configValidateCommand())
+	return c
+}
+
+func (s *session) configShowCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "show",
+		Short:   "Prints the effective configuration: the same as config",
+		Example: `  {{stem}} config show --env-file prod.env`,
+		Args:    noArguments,
+	}
+	addTasksFlag(c.Flags())
+	c.RunE = s.configShow
+	return c
+}
+
+func (s *session) configShow(cmd *cobra.Command, _ []string) error {
+	err := s.load(cmd)
+	if s.conf == nil {
+		return err
+	}
+	s.warn()
+	if _, listErr := list(s, settingView(), one(s.conf.Settings)); listErr != nil {
+		return listErr
+	}
+	if err == nil {
+		_, err = s.apiTokens()
+	}
+	return err
+}
+
+func (s *session) configValidateCommand() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "validate",
+		Short: "Checks the configuration and the files that it names, without opening a store",
+		Long: `Checks the configuration: every variable, the API's tokens, and the tasks file. No
+store is opened. Each mistake is told, and the exit code is then 2; a variable that
+nobody knows, or that this version does not use, is a warning.`,
+		Example: `  {{stem}} config validate
+  {{stem}} config validate --env-file prod.env --tasks tasks.yaml`,
+		Args: noArguments,
+	}
+	addTasksFlag(c.Flags())
 	c.RunE = func(cmd *cobra.Command, _ []string) error {
 		err := s.load(cmd)
 		if s.conf == nil {
 			return err
 		}
 		s.warn()
-		if _, listErr := list(s, settingView(), one(s.conf.Settings)); listErr != nil {
-			return listErr
+		if err != nil {
+			return err
 		}
-		if err == nil {
-			_, err = s.apiTokens()
+		_, tokens := s.apiTokens()
+		_, tasks := s.knownTasks()
+		if err := errors.Join(tokens, tasks); err != nil {
+			return err
 		}
-		return err
+		if done, err := s.object(validated{OK: true, Warnings: append([]string{}, s.conf.Warnings...)}); done {
+			return err
+		}
+		fmt.Fprintln(s.stdout, "the configuration is valid")
+		return nil
 	}
 	return c
+}
+
+// validated is what config validate says, as JSON.
+type validated struct {
+	OK       bool     `json:"ok"`
+	Warnings []string `json:"warnings"`
 }
 
 func settingView() view[connect.Setting] {

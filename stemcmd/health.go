@@ -29,6 +29,7 @@ cannot be reached or opened.`,
 		Args: noArguments,
 	}
 	c.RunE = s.short(s.health)
+	c.AddCommand(s.healthCheckCommand())
 	return c
 }
 
