@@ -329,6 +329,15 @@ func (w *Worker) Ready(within time.Duration) error {
 	return errors.New("the worker has not started")
 }
 
+// Live says why the worker is beyond help, or nil: its loop has not gone round
+// within that time. A store that is away does not matter to it; give it a minute.
+func (w *Worker) Live(within time.Duration) error {
+	if r := w.runner.Load(); r != nil {
+		return r.Live(within)
+	}
+	return nil
+}
+
 // Heartbeat is what the worker would say of itself now.
 func (w *Worker) Heartbeat() Heartbeat {
 	if r := w.runner.Load(); r != nil {

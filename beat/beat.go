@@ -63,6 +63,8 @@ type Beat struct {
 	known   definitions
 	refused refusals
 
+	turned atomic.Int64 // when Run last went round, in Unix ms; 0: it does not run
+
 	mu      sync.Mutex
 	leading bool
 	since   time.Time // that it leads, or stands by
@@ -157,7 +159,9 @@ func (b *Beat) Run(ctx context.Context) error {
 	})
 	defer undo()
 	b.opts.Logger.Info("beat started", "beat", b.opts.ID, "atomic", b.atomic)
+	defer b.turned.Store(0)
 	for ctx.Err() == nil {
+		b.turned.Store(time.Now().UnixMilli())
 		pause, err := b.step(ctx, work)
 		switch {
 		case err == nil:
@@ -335,6 +339,16 @@ func (b *Beat) Ready(within time.Duration) error {
 		return fmt.Errorf("beat %s: has not heard of its store yet", s.ID)
 	case time.Since(s.Heard) > within:
 		return fmt.Errorf("beat %s: has heard nothing of its store for %s", s.ID, time.Since(s.Heard).Round(time.Second))
+	}
+	return nil
+}
+
+// Live says why the beat is beyond help, or nil: its loop has not gone round
+// within that time. A store that is away does not matter to it; give it a minute.
+func (b *Beat) Live(within time.Duration) error {
+	turned := b.turned.Load()
+	if ago := time.Since(time.UnixMilli(turned)); turned != 0 && ago > within {
+		return fmt.Errorf("beat %s: its loop has hung for %s", b.opts.ID, ago.Round(time.Second))
 	}
 	return nil
 }

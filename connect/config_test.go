@@ -127,7 +127,7 @@ func TestLoadRefusesWrongValues(t *testing.T) {
 		"STEM_NAMESPACE":                  {"UPPER", "a-b", "1a", "_a", strings.Repeat("n", 33)},
 		"STEM_LOG_LEVEL":                  {"verbose", "INFO", "info+1"},
 		"STEM_LOG_FORMAT":                 {"xml"},
-		"STEM_METRIC_EXPORTERS":           {"statsd", "otlp:http://x"},
+		"STEM_METRIC_EXPORTERS":           {"statsd", "otlp:x", "console,console", "none,console", "prometheus,"},
 	} {
 		for _, v := range values {
 			_, err := connect.Load(connect.Sources{Env: []string{name + "=" + v}})

@@ -180,10 +180,26 @@ func serviceVariables() []Variable {
 			set: func(c *Config, v string) bool { c.APIKey = v; return true },
 		}, {
 			Name: "STEM_METRIC_EXPORTERS", Default: "prometheus, where a listen address is set",
-			Meaning: "where measurements go", Form: "prometheus or none (console and otlp come in a later version)",
+			Meaning: "where measurements go: prometheus is /metrics of --http, console the log, otlp a receiver over HTTP, that of STEM_OTLP_ENDPOINT unless a URL is given",
+			Form:    "none, or any of prometheus, console, otlp and otlp:URL, with commas in between",
 			set: func(c *Config, v string) bool {
-				c.NoMetrics = v == "none"
-				return v == "none" || v == "prometheus"
+				x, ok := parseExporters(v)
+				c.Metrics, c.NoMetrics = x, !x.Prometheus
+				return ok
+			},
+		}, {
+			Name: "STEM_OTLP_ENDPOINT", Default: "that of OTEL_EXPORTER_OTLP_ENDPOINT, or none", kind: asURL,
+			Meaning: "a receiver of OTLP over HTTP: traces go there, and metrics where STEM_METRIC_EXPORTERS says otlp",
+			Form:    "a URL such as http://127.0.0.1:4318",
+			set:     func(c *Config, v string) bool { c.OTLP = v; return isHTTP(v) },
+		}, {
+			Name: "STEM_TRACE_EXPORTER", Default: "otlp, where there is an endpoint",
+			Meaning: "where traces go: console is the log; how many are recorded is for OTEL_TRACES_SAMPLER and OTEL_TRACES_SAMPLER_ARG",
+			Form:    "none, otlp, otlp:URL or console",
+			set: func(c *Config, v string) bool {
+				x, ok := parseExporters(v)
+				c.Traces, c.TracesSet = x, true
+				return ok && !x.Prometheus && (!x.Console || !x.Send)
 			},
 		}, {
 			Name: "STEM_LOG_LEVEL", Default: "info",
@@ -229,7 +245,6 @@ func laterVariables() []Variable {
 			"STEM_SIGNING_PUBLIC_KEYS", "STEM_SIGNING_PRIVATE_KEYS"),
 		row("encryption: arguments and results are NOT encrypted", "none", "encryption of arguments and results",
 			"STEM_ENCRYPTION_KEYS", "STEM_ENCRYPTION_ACTIVE_KEY"),
-		row("tracing", "none", "traces", "STEM_OTLP_ENDPOINT", "STEM_TRACE_EXPORTER"),
 		row("hooks", "true, none", "hooks, on or off by name", "STEM_SIGNALS_ENABLED", "STEM_SIGNALS_DISABLED"),
 		row("migration by hand", "true", "whether a program migrates the schema at start", "STEM_AUTO_MIGRATE"),
 	)
@@ -262,7 +277,12 @@ type Config struct {
 	APITokens string // for httpapi.ParseTokens; "": none
 	APICert   string // path of a PEM file, or PEM; "": plain HTTP
 	APIKey    string // likewise
-	NoMetrics bool
+
+	NoMetrics bool      // nothing for Prometheus
+	Metrics   Exporters // beside that
+	OTLP      string    // URL of a receiver; "": none named
+	Traces    Exporters
+	TracesSet bool // Traces was chosen by somebody
 
 	LogLevel    slog.Level
 	LogLevelSet bool   // LogLevel was chosen by somebody

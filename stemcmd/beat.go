@@ -66,7 +66,7 @@ func (s *session) beatRun(ctx context.Context, f *beatFlags) error {
 	if err != nil {
 		return because(ctx, err)
 	}
-	if err := side.watch(client); err != nil {
+	if err := side.watchStore(client); err != nil {
 		return err
 	}
 	b, err := s.newBeat(client, side, f.id, known)
@@ -74,15 +74,13 @@ func (s *session) beatRun(ctx context.Context, f *beatFlags) error {
 		return err
 	}
 	ready := func() error { return b.Ready(readyWithin) }
-	return side.beside(ctx, ready, func() error { return b.Run(ctx) })
+	return side.beside(ctx, health{ready, allLive(b)}, func() error { return b.Run(ctx) })
 }
 
 // newBeat makes a beat on the opened stores.
 func (s *session) newBeat(client *stem.Client, x *side, id string, known *knownTasks) (*beat.Beat, error) {
 	o := beat.Options{ID: id, Tasks: known.tasks, Logger: s.log}
-	if x.exporter != nil {
-		o.Meter = x.exporter
-	}
+	o.Meter = x.meter
 	b, err := beat.New(client, s.backend.Schedules(), s.backend.Locks(), o)
 	if errors.Is(err, broker.ErrUnsupported) {
 		return nil, fail(ExitRefused, "%s: %w", s.where(), err).hinted("Name another store with --schedules")
@@ -129,4 +127,12 @@ func bothReady(b *beat.Beat, ready func() error) func() error {
 		}
 		return errors.Join(ready(), b.Ready(readyWithin))
 	}
+}
+
+// bothLive is the same of whether they live.
+func bothLive(w *stem.Worker, b *beat.Beat) func() error {
+	if b == nil {
+		return allLive(w)
+	}
+	return allLive(w, b)
 }

@@ -100,7 +100,7 @@ func (s *session) devRun(ctx context.Context, stop *stopper, f *apiFlags, wf *wo
 	}
 	stop.worker.Store(w)
 	ready := func() error { return errors.Join(a.ready(), w.Ready(readyWithin)) }
-	return a.side.beside(ctx, bothReady(b, ready), func() error {
+	return a.side.beside(ctx, health{bothReady(b, ready), bothLive(w, b)}, func() error {
 		if err := s.introduce(a, known, demo); err != nil {
 			return err
 		}

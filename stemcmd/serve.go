@@ -83,7 +83,7 @@ func (s *session) serveRun(ctx context.Context, stop *stopper, f *apiFlags) erro
 	if s.inProcess() {
 		s.log.Warn("this store lives in this process, and ends with it: only what leases over the API executes its tasks")
 	}
-	return a.side.beside(ctx, a.ready, func() error { return a.serve(ctx, stop) })
+	return a.side.beside(ctx, health{a.ready, allLive()}, func() error { return a.serve(ctx, stop) })
 }
 
 // inProcess reports whether no other process can see the tasks.
@@ -129,7 +129,7 @@ func (s *session) openAPI(ctx context.Context, f *apiFlags) (*api, error) {
 	if a.client, err = s.clientOn(ctx, false, measured); err != nil {
 		return nil, err
 	}
-	return a, a.side.watch(a.client)
+	return a, a.side.watchStore(a.client)
 }
 
 // apiTokens reads STEM_API_TOKENS.

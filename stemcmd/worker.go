@@ -214,7 +214,8 @@ func (s *session) workerRun(ctx context.Context, stop *stopper, f *workerFlags) 
 		}
 	}
 	stop.worker.Store(w)
-	return side.beside(ctx, bothReady(b, func() error { return w.Ready(readyWithin) }), func() error {
+	ready := bothReady(b, func() error { return w.Ready(readyWithin) })
+	return side.beside(ctx, health{ready, bothLive(w, b)}, func() error {
 		s.log.Info("tasks of this worker", "names", w.Names())
 		return errors.Join(beating(ctx, b, w.Run), abandoned(w))
 	})

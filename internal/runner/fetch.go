@@ -85,6 +85,7 @@ func newFetcher(r *Runner, c broker.Consumer, w *waiter) *fetcher {
 // closed under it.
 func (f *fetcher) loop() error {
 	for {
+		f.r.turn()
 		now := f.r.now()
 		p := f.prepare(now)
 		switch {

@@ -41,6 +41,7 @@ type Runner struct {
 
 	heard     atomic.Int64 // by now(): when the broker last showed that deliveries arrive
 	renewedAt atomic.Int64 // Unix ms
+	turned    atomic.Int64 // by now(): when the fetcher last went round; 0: it has not begun, or has ended
 	report    atomic.Pointer[Report]
 
 	timed        bool // somebody looks at the histograms
@@ -199,6 +200,7 @@ func (r *Runner) Run(ctx context.Context) error {
 
 	f := newFetcher(r, consumer, w)
 	err = f.loop()
+	r.turned.Store(0)
 	r.line.close()
 	if err != nil {
 		r.failPool(f)
@@ -219,6 +221,7 @@ func (r *Runner) Run(ctx context.Context) error {
 func (r *Runner) open() (broker.Consumer, error) {
 	sub := broker.Subscription{Worker: r.cfg.ID, Queues: r.queueNames(), Lease: r.cfg.Lease}
 	for failures := 1; ; failures++ {
+		r.turn()
 		select {
 		case <-r.stopping:
 			return nil, nil
@@ -315,6 +318,21 @@ func (r *Runner) Ready(within time.Duration) error {
 	}
 	return nil
 }
+
+// Live says why the worker is beyond help, or nil: its fetcher has not gone
+// round within that time. It asks nothing outside the process, and a broker that
+// is away does not matter; give it a minute. Before Run has begun, and after it
+// has ended, the worker lives.
+func (r *Runner) Live(within time.Duration) error {
+	turned := time.Duration(r.turned.Load())
+	if ago := r.now() - turned; turned != 0 && ago > within {
+		return fmt.Errorf("the worker's loop has hung for %s", ago.Round(time.Second))
+	}
+	return nil
+}
+
+// turn notes that the fetcher lives.
+func (r *Runner) turn() { r.turned.Store(int64(r.now()) + 1) }
 
 func (r *Runner) queueNames() []string {
 	names := make([]string, len(r.cfg.Queues))

@@ -16,8 +16,8 @@ const self = "github.com/stemjobs/stem"
 // What the binary may weigh. Raising one of these is a decision: say why in
 // the commit.
 const (
-	maxModules = 25
-	maxBinary  = 24 << 20 // bytes, stripped
+	maxModules = 36       // the last of them for OpenTelemetry, which observe/otel alone needs
+	maxBinary  = 28 << 20 // bytes, stripped
 )
 
 const root = "../.."
@@ -106,7 +106,9 @@ func TestLightRooms(t *testing.T) {
 		}},
 		{"backend/redis", append([]string{"internal/ledger"}, contracts...), []string{uuid, "github.com/redis/rueidis", "golang.org/x/sys"}},
 		{".", append([]string{"measure", "encode", "internal/coalesce", "internal/fingerprint", "internal/pair", "internal/runner"}, contracts...), []string{uuid}},
+		{"observe", append([]string{"measure"}, contracts...), []string{uuid}},
 		{"observe/admin", nil, nil},
+		{"observe/systemd", nil, nil},
 	}
 	for _, tt := range tests {
 		t.Run(strings.ReplaceAll(tt.pkg, "/", "_"), func(t *testing.T) {

@@ -12,8 +12,7 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -78,7 +77,7 @@ func Open(ctx context.Context, o Options) (*Exporter, error) {
 		return nil, err
 	}
 	x := &Exporter{}
-	if err := x.openMetrics(ctx, &o); err != nil {
+	if err := x.openMetrics(&o); err != nil {
 		return nil, err
 	}
 	if err := x.openTraces(ctx, &o, sampler); err != nil {
@@ -90,7 +89,7 @@ func Open(ctx context.Context, o Options) (*Exporter, error) {
 	return x, nil
 }
 
-func (x *Exporter) openMetrics(ctx context.Context, o *Options) error {
+func (x *Exporter) openMetrics(o *Options) error {
 	options := []sdkmetric.Option{sdkmetric.WithResource(o.resource()), sdkmetric.WithCardinalityLimit(cardinality)}
 	add := func(e sdkmetric.Exporter) {
 		options = append(options, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(
@@ -102,18 +101,7 @@ func (x *Exporter) openMetrics(ctx context.Context, o *Options) error {
 		if err != nil {
 			return err
 		}
-		settings := []otlpmetrichttp.Option{otlpmetrichttp.WithEndpointURL(to)}
-		if len(o.Headers) > 0 {
-			settings = append(settings, otlpmetrichttp.WithHeaders(o.Headers))
-		}
-		if o.TLS != nil {
-			settings = append(settings, otlpmetrichttp.WithTLSClientConfig(o.TLS))
-		}
-		e, err := otlpmetrichttp.New(ctx, settings...)
-		if err != nil {
-			return fmt.Errorf("send metrics to %s: %w", o.MetricsURL, err)
-		}
-		add(e)
+		add(metricPoster{newPoster(to, o.Headers, o.TLS)})
 	}
 	if o.ConsoleMetrics {
 		add(newMetricConsole(o.Logger))
@@ -136,14 +124,7 @@ func (x *Exporter) openTraces(ctx context.Context, o *Options, sampler sdktrace.
 		if err != nil {
 			return err
 		}
-		settings := []otlptracehttp.Option{otlptracehttp.WithEndpointURL(to)}
-		if len(o.Headers) > 0 {
-			settings = append(settings, otlptracehttp.WithHeaders(o.Headers))
-		}
-		if o.TLS != nil {
-			settings = append(settings, otlptracehttp.WithTLSClientConfig(o.TLS))
-		}
-		e, err := otlptracehttp.New(ctx, settings...)
+		e, err := otlptrace.New(ctx, spanPoster{newPoster(to, o.Headers, o.TLS)})
 		if err != nil {
 			return fmt.Errorf("send spans to %s: %w", o.TracesURL, err)
 		}
