@@ -56,14 +56,15 @@ func taskRoutes() []route {
 	id := inPath("id", "The task's id.")
 	status := reflect.TypeFor[stem.Status]()
 	key := header("Idempotency-Key", "A repeat with this key, within 24 hours, stores nothing and gets the first task's id.")
+	traced := []param{key, header("traceparent", "The trace that the task goes on in, as W3C Trace Context has it, with tracestate beside it.")}
 	return []route{{
-		method: "POST", path: "/v1/tasks", role: Enqueue, summary: "Enqueue a task", params: []param{key},
+		method: "POST", path: "/v1/tasks", role: Enqueue, summary: "Enqueue a task", params: traced,
 		body: reflect.TypeFor[NewTask](), answer: reflect.TypeFor[Enqueued](), status: 201,
 		also:     map[int]string{200: "An earlier task holds the idempotency key."},
 		problems: []string{taskExists, queueFull, outcomeUnknown, unavailable}, handle: (*Server).postTask,
 	}, {
 		method: "POST", path: "/v1/tasks/batch", role: Enqueue, summary: "Enqueue many tasks, each with its own outcome",
-		params: []param{key}, body: reflect.TypeFor[NewTasks](), batch: true, answer: reflect.TypeFor[EnqueuedMany](),
+		params: traced, body: reflect.TypeFor[NewTasks](), batch: true, answer: reflect.TypeFor[EnqueuedMany](),
 		problems: []string{outcomeUnknown, unavailable}, handle: (*Server).postBatch,
 	}, {
 		method: "GET", path: "/v1/tasks", role: Read, summary: "List tasks", answer: reflect.TypeFor[TaskList](),

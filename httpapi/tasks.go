@@ -137,7 +137,9 @@ func (s *Server) postTask(c *call) (any, error) {
 	if p != nil {
 		return nil, p
 	}
-	item, p := s.tasks.item(bodyOf[NewTask](c), key, 0)
+	body := bodyOf[NewTask](c)
+	c.traceInto(body)
+	item, p := s.tasks.item(body, key, 0)
 	if p != nil {
 		return nil, p
 	}
@@ -175,6 +177,7 @@ func (s *Server) postBatch(c *call) (any, error) {
 		if key != "" {
 			itemKey = key + "#" + strconv.Itoa(i)
 		}
+		c.traceInto(&body.Tasks[i])
 		if items[i], p = s.tasks.item(&body.Tasks[i], itemKey, 0); p != nil {
 			return nil, at(at(p, strconv.Itoa(i)), "tasks")
 		}
