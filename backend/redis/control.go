@@ -44,7 +44,7 @@ func parseTold(message string) (t told, ok bool) {
 // Listen implements store.Control.
 func (c control) Listen(ctx context.Context, worker string) (store.Commands, error) {
 	l := &commands{stream: newStream[told](c.db), worker: worker}
-	err := l.open(ctx, c.db.config.Namespace+":control", func(message string) {
+	err := l.open(ctx, c.db.topic("control"), func(message string) {
 		if t, ok := parseTold(message); ok && broker.Match(t.To, worker) {
 			l.put(t, nil, mostCommands)
 		}
@@ -118,7 +118,7 @@ func (l *commands) Reply(ctx context.Context, r store.Reply) error {
 }
 
 // replies is the channel of the answers to a command.
-func (db *DB) replies(command string) string { return db.config.Namespace + ":replies:" + command }
+func (db *DB) replies(command string) string { return db.topic("replies") + ":" + command }
 
 // Ask implements store.Control.
 func (c control) Ask(ctx context.Context, cmd store.Command) (store.Replies, error) {
@@ -140,7 +140,7 @@ func (c control) Ask(ctx context.Context, cmd store.Command) (store.Replies, err
 		return nil, fmt.Errorf("ask: %w", err)
 	}
 	_, err = c.db.run(ctx, c.db.scripts.tell, 0, []string{
-		c.db.config.Namespace + ":control", strconv.FormatInt(max(cmd.For.Milliseconds(), 1), 10), string(data),
+		c.db.topic("control"), strconv.FormatInt(max(cmd.For.Milliseconds(), 1), 10), string(data),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("ask: %w", closeAfter(r, err))

@@ -34,6 +34,7 @@ func (s *heartbeats) Beat(ctx context.Context, h store.Heartbeat, ttl time.Durat
 	}
 	_, err = s.db.run(ctx, s.db.scripts.beat, 0, []string{
 		h.Worker, strconv.FormatInt(max(h.At.UnixMicro(), 0), 10), strconv.FormatInt(max(ttl.Milliseconds(), 0), 10), string(data), stopped,
+		s.db.topic("beats"),
 	})
 	if err != nil {
 		return fmt.Errorf("store a heartbeat of %s: %w", h.Worker, err)
@@ -70,7 +71,7 @@ func (s *heartbeats) Workers(ctx context.Context) ([]store.Heartbeat, error) {
 // Follow implements store.BeatFollower.
 func (s *heartbeats) Follow(ctx context.Context) (store.Beats, error) {
 	b := &beats{newStream[store.Heartbeat](s.db)}
-	err := b.open(ctx, s.db.config.Namespace+":beats", func(message string) {
+	err := b.open(ctx, s.db.topic("beats"), func(message string) {
 		var h store.Heartbeat
 		if json.Unmarshal([]byte(message), &h) == nil {
 			b.put(h, func(old *store.Heartbeat) bool { return old.Worker == h.Worker }, 1<<20)

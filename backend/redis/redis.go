@@ -165,6 +165,16 @@ func (db *DB) tag(partition int) string {
 	return "{" + db.config.Namespace + ":" + strconv.Itoa(partition) + "}"
 }
 
+// topic is the name of a channel. Channels span the logical databases of a
+// server, unlike keys, so all but those of database 0 name theirs.
+func (db *DB) topic(name string) string {
+	topic := db.config.Namespace + ":" + name
+	if db.config.DB != 0 {
+		topic += "@" + strconv.Itoa(db.config.DB)
+	}
+	return topic
+}
+
 // Broker returns the store as a broker that keeps its own statuses.
 func (db *DB) Broker() broker.Broker { return &redisBroker{db: db} }
 

@@ -3,7 +3,8 @@
 --
 -- KEYS[1] the partition (the first)
 -- ARGV    1 worker   2 its moment in µs   3 ms to keep it   4 the heartbeat as
---         JSON   5 "1": the worker has stopped
+--         JSON   5 "1": the worker has stopped   6 the channel of those
+--         who follow
 local BEATS, FRESH = P .. ':beats', P .. ':fresh'
 local worker, at = ARGV[1], ARGV[2]
 for _, gone in ipairs(call('ZRANGEBYSCORE', FRESH, '-inf', now)) do
@@ -19,5 +20,5 @@ else
   call('HSET', BEATS, worker, at .. ' ' .. ARGV[4])
   call('ZADD', FRESH, format('%.0f', now + ARGV[3]), worker)
 end
-call('PUBLISH', match(P, '^{(.*):%d+}$') .. ':beats', ARGV[4])
+call('PUBLISH', ARGV[6], ARGV[4])
 return 1
