@@ -84,8 +84,14 @@ func gate(ctx context.Context, path string) error {
 }
 
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata/script",
+	params := scripts()
+	params.Dir = "testdata/script"
+	testscript.Run(t, params)
+}
+
+// scripts are the parameters of every run of scripts, but for their place.
+func scripts() testscript.Params {
+	return testscript.Params{
 		RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("HOME", env.WorkDir)
@@ -108,7 +114,7 @@ func TestScripts(t *testing.T) {
 			"eventually": eventually,
 			"draining":   draining,
 		},
-	})
+	}
 }
 
 // exits CODE PROGRAM ARGS... runs a program that must end with that code.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/stemjobs/stem/beat"
 	"github.com/stemjobs/stem/connect"
+	"github.com/stemjobs/stem/internal/redistest"
 )
 
 func TestMain(m *testing.M) {
@@ -88,7 +89,8 @@ func outcome(t *testing.T, url, id string) map[string]any {
 }
 
 func TestTheServiceAsAProcess(t *testing.T) {
-	for _, store := range []string{"memory:", "sqlite:" + filepath.Join(t.TempDir(), "stem.db")} {
+	server := redistest.Start(t, redistest.Options{})
+	for _, store := range []string{"memory:", "sqlite:" + filepath.Join(t.TempDir(), "stem.db"), server.URL(0)} {
 		t.Run(strings.SplitAfter(store, ":")[0], func(t *testing.T) {
 			cmd, url := start(t, "STEM_BROKER_URL="+store)
 			code, answer := do(t, http.MethodPost, url+"/enqueue", `{"name":"Ada"}`)
