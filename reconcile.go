@@ -27,6 +27,15 @@ func (c *Client) Reconcile(ctx context.Context, lease time.Duration) (Reconciled
 	return j.Reconcile(ctx, lease)
 }
 
+// Orphans says what Reconcile would find, and changes nothing.
+func (c *Client) Orphans(ctx context.Context, lease time.Duration) (Reconciled, error) {
+	j, ok := c.broker.(*pair.Joined)
+	if !ok {
+		return Reconciled{}, nil
+	}
+	return j.Orphans(ctx, lease)
+}
+
 // reconcileEvery is how often the elected worker reconciles.
 const reconcileEvery = time.Minute
 

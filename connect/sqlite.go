@@ -16,6 +16,18 @@ import (
 
 const sqliteForm = "sqlite:stem.db or sqlite:/abs/path.db, with ?synchronous=full or ?synchronous=normal if need be"
 
+// SQLitePath is the path of the file that an SQLite URL names.
+func SQLitePath(raw string) (path string, ok bool) {
+	if !strings.HasPrefix(raw, "sqlite:") {
+		return "", false
+	}
+	t, err := parseSQLite(target{shown: Mask(raw)}, raw)
+	if err != nil {
+		return "", false
+	}
+	return strings.TrimPrefix(t.place, "sqlite:"), true
+}
+
 func parseSQLite(t target, raw string) (target, error) {
 	wrong := func(why string) (target, error) {
 		return t, &URLError{URL: t.shown, Want: sqliteForm + " (" + why + ")"}

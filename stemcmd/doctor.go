@@ -15,24 +15,35 @@ import (
 )
 
 func (s *session) doctorCommand() *cobra.Command {
+	var fix bool
 	c := &cobra.Command{
 		Use:   "doctor",
-		Short: "Looks for what is wrong with the stores and explains it",
-		Long: `Looks for what is wrong and explains it; changes nothing. First each store verifies
-its own invariants, which reads all of it; then come queues whose tasks wait and
-that no worker hears. The exit code is 1 when something was found.`,
+		Short: "Looks for what is wrong with the stores, explains it, and repairs it with --fix",
+		Long: `Looks for what is wrong and explains it:
+  lock        a process that holds an SQLite file's lock and does not let go
+  schema      what each store has
+  server      what the store itself warns of, such as an eviction policy
+  invariants  each store verifies itself, which reads all of it
+  orphans     on two stores: follow-ups and statuses that a crash left behind
+  leases      tasks that run on a worker which is not there any more
+  clock       workers and stores whose clocks differ from this host's
+  heard       queues whose tasks wait and that no worker hears
+It changes nothing without --fix, which brings orphans to their end, as an elected
+worker does each minute. The exit code is 1 when something was found and is still so.`,
 		Example: `  {{stem}} doctor
+  {{stem}} doctor --fix
   {{stem}} doctor --output json`,
 		Args: noArguments,
 	}
-	c.RunE = s.long(s.doctor)
+	c.Flags().BoolVar(&fix, "fix", false, "repair what can be repaired")
+	c.RunE = s.long(func(ctx context.Context, _ []string) error { return s.doctor(ctx, fix) })
 	return c
 }
 
 // finding is what one check of the doctor came to, as JSON.
 type finding struct {
 	Check   string `json:"check"`
-	Subject string `json:"subject"` // a store or a queue
+	Subject string `json:"subject"` // a store, a queue or a worker
 	OK      bool   `json:"ok"`
 	Detail  string `json:"detail,omitempty"`
 	Advice  string `json:"advice,omitempty"`
@@ -43,24 +54,39 @@ type checker interface {
 	Check(ctx context.Context) error
 }
 
-func (s *session) doctor(ctx context.Context, _ []string) error {
-	b, err := s.open(ctx, true)
+func (s *session) doctor(ctx context.Context, fix bool) error {
+	held, err := s.heldLocks(ctx)
+	if err != nil {
+		return err
+	}
+	if len(held) > 0 {
+		return s.tellFindings(held) // nothing else can be looked at
+	}
+	client, err := s.client(ctx)
 	if err != nil {
 		return err
 	}
 	var found []finding
-	for _, st := range b.Stores {
-		f, err := invariants(ctx, st)
+	for _, st := range s.backend.Stores {
+		for _, check := range []func(context.Context, connect.Store) ([]finding, error){schemaOf, warned, clockOf, invariants} {
+			f, err := check(ctx, st)
+			if err != nil {
+				return err
+			}
+			found = append(found, f...)
+		}
+	}
+	for _, check := range []func(context.Context, *stem.Client) ([]finding, error){
+		func(ctx context.Context, c *stem.Client) ([]finding, error) { return s.orphans(ctx, c, fix) },
+		s.staleLeases, clocks, unheard,
+	} {
+		f, err := check(ctx, client)
 		if err != nil {
 			return err
 		}
 		found = append(found, f...)
 	}
-	deaf, err := unheard(ctx, b)
-	if err != nil {
-		return err
-	}
-	return s.tellFindings(append(found, deaf...))
+	return s.tellFindings(found)
 }
 
 // tellFindings lists findings, and what to do about the bad ones.
@@ -105,42 +131,6 @@ func invariants(ctx context.Context, st connect.Store) ([]finding, error) {
 			Check: "invariants", Subject: st.URL, Detail: line,
 			Advice: "copy the store aside before anything else, and report this as a bug with the lines above",
 		})
-	}
-	return out, nil
-}
-
-// unheard finds queues whose tasks wait and that no worker receives from.
-func unheard(ctx context.Context, b *connect.Backend) ([]finding, error) {
-	beats := b.Heartbeats()
-	if beats == nil {
-		return nil, nil
-	}
-	workers, err := beats.Workers(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list workers: %w", err)
-	}
-	queues, err := b.Broker().Queues(ctx)
-	if err != nil {
-		return nil, fmt.Errorf("list queues: %w", err)
-	}
-	var out []finding
-	for _, q := range queues {
-		if q.Ready == 0 {
-			continue
-		}
-		f := finding{Check: "heard", Subject: "queue " + q.Name, OK: true}
-		n := 0
-		for i := range workers {
-			if hears(&workers[i], q.Name) {
-				n++
-			}
-		}
-		if f.Detail = fmt.Sprintf("%d ready, %s", q.Ready, several(n, "worker")); n == 0 {
-			f.OK = false
-			f.Detail = fmt.Sprintf("%d ready, the oldest for %s, and no live worker hears this queue", q.Ready, span(q.Oldest))
-			f.Advice = "start one with worker run --queues " + q.Name
-		}
-		out = append(out, f)
 	}
 	return out, nil
 }

@@ -37,6 +37,15 @@ type Reconciled struct {
 // newer. It needs a broker that is an Owner: ErrUnsupported otherwise. One
 // process at a time does it.
 func (j *Joined) Reconcile(ctx context.Context, lease time.Duration) (Reconciled, error) {
+	return j.reconcile(ctx, lease, false)
+}
+
+// Orphans counts what Reconcile would bring to its end, and changes nothing.
+func (j *Joined) Orphans(ctx context.Context, lease time.Duration) (Reconciled, error) {
+	return j.reconcile(ctx, lease, true)
+}
+
+func (j *Joined) reconcile(ctx context.Context, lease time.Duration, dry bool) (Reconciled, error) {
 	var done Reconciled
 	if j.owner == nil {
 		return done, fmt.Errorf("reconcile: the broker cannot tell which tasks it owns: %w", broker.ErrUnsupported)
@@ -45,16 +54,16 @@ func (j *Joined) Reconcile(ctx context.Context, lease time.Duration) (Reconciled
 		lease = broker.DefaultLease
 	}
 	before := time.Now().Add(-2 * lease)
-	if err := j.reconcileOutboxes(ctx, before, &done); err != nil {
+	if err := j.reconcileOutboxes(ctx, before, dry, &done); err != nil {
 		return done, fmt.Errorf("reconcile outboxes: %w", err)
 	}
-	if err := j.reconcileStatuses(ctx, before, &done); err != nil {
+	if err := j.reconcileStatuses(ctx, before, dry, &done); err != nil {
 		return done, fmt.Errorf("reconcile statuses: %w", err)
 	}
 	return done, nil
 }
 
-func (j *Joined) reconcileOutboxes(ctx context.Context, before time.Time, done *Reconciled) error {
+func (j *Joined) reconcileOutboxes(ctx context.Context, before time.Time, dry bool, done *Reconciled) error {
 	o, ok := j.results.(store.Outboxes)
 	if !ok {
 		return nil // they keep their records, and harm nothing
@@ -79,7 +88,10 @@ func (j *Joined) reconcileOutboxes(ctx context.Context, before time.Time, done *
 				boxes = append(boxes, outbox{r.Key, r.Followups})
 			}
 		}
-		if err := j.deliver(ctx, boxes); err != nil {
+		if !dry {
+			err = j.deliver(ctx, boxes)
+		}
+		if err != nil {
 			return err
 		}
 		done.Looked += len(records)
@@ -93,7 +105,7 @@ func (j *Joined) reconcileOutboxes(ctx context.Context, before time.Time, done *
 	}
 }
 
-func (j *Joined) reconcileStatuses(ctx context.Context, before time.Time, done *Reconciled) error {
+func (j *Joined) reconcileStatuses(ctx context.Context, before time.Time, dry bool, done *Reconciled) error {
 	q := store.Query{
 		States: []task.State{task.Queued, task.Running, task.Retried}, Until: before, Limit: reconcilePage,
 	}
@@ -108,7 +120,7 @@ func (j *Joined) reconcileStatuses(ctx context.Context, before time.Time, done *
 				ids = append(ids, s.ID)
 			}
 		}
-		n, err := j.adopt(ctx, ids)
+		n, err := j.adopt(ctx, ids, dry)
 		done.Looked += len(list.Statuses)
 		done.Orphans += n
 		if err != nil {
@@ -143,8 +155,9 @@ func rest(ctx context.Context, records int) error {
 	}
 }
 
-// adopt ends those of the tasks that nobody owns, and says how many.
-func (j *Joined) adopt(ctx context.Context, ids []string) (int, error) {
+// adopt ends those of the tasks that nobody owns, or dry only counts them, and
+// says how many.
+func (j *Joined) adopt(ctx context.Context, ids []string, dry bool) (int, error) {
 	orphans, err := j.unowned(ctx, ids)
 	if err != nil || len(orphans) == 0 {
 		return 0, err
@@ -154,6 +167,15 @@ func (j *Joined) adopt(ctx context.Context, ids []string) (int, error) {
 	found, err := j.get(ctx, orphans)
 	if err != nil {
 		return 0, err
+	}
+	if dry {
+		n := 0
+		for i := range found {
+			if found[i].Err == nil && !found[i].Status.State.Terminal() {
+				n++
+			}
+		}
+		return n, nil
 	}
 	ends, err := j.ends(ctx, orphans)
 	if err != nil {
