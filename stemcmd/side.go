@@ -110,6 +110,7 @@ func (x *side) beside(ctx context.Context, h health, run func() error) error {
 		loops.Go(func() { x.notifier.Run(serving, ctx.Done(), h.ready, h.live) })
 	}
 	err := run()
+	x.flush() // while the store can still be asked
 	end()
 	loops.Wait()
 	return errors.Join(err, failed)

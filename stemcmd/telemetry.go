@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/stemjobs/stem/measure"
@@ -20,6 +21,7 @@ type telemetry struct {
 	otel   *otel.Exporter // nil: nothing is sent
 	meter  measure.Meter  // of both; nil: nothing is measured
 	tracer measure.Tracer // nil: nothing is traced
+	flush  func()         // sends what is left, once
 }
 
 // flushTime is how long the last measurements may take to be sent.
@@ -28,7 +30,7 @@ const flushTime = 5 * time.Second
 // openTelemetry makes the exporters that the configuration names. Prometheus
 // needs a listener.
 func (s *session) openTelemetry(ctx context.Context, listens bool) (*telemetry, error) {
-	t := &telemetry{}
+	t := &telemetry{flush: func() {}}
 	var meters []measure.Meter
 	if listens && !s.conf.Config.NoMetrics {
 		t.prom = prom.New(prom.Options{Version: s.describeBuild().Version, Logger: s.log})
@@ -42,14 +44,14 @@ func (s *session) openTelemetry(ctx context.Context, listens bool) (*telemetry, 
 		if t.otel, err = otel.Open(ctx, o); err != nil {
 			return nil, usage("%w", err)
 		}
-		s.closers = append(s.closers, func() error {
+		t.flush = sync.OnceFunc(func() {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
 			defer cancel()
 			if err := t.otel.Close(ctx); err != nil { // what the service did is done
 				s.log.Warn("the last measurements are lost", "error", err)
 			}
-			return nil
 		})
+		s.closers = append(s.closers, func() error { t.flush(); return nil })
 		if m := t.otel.Meter(); m != nil {
 			meters = append(meters, m)
 		}

@@ -101,7 +101,7 @@ func (x *Meter) family(m *measure.Metric, kind measure.Kind) *family {
 }
 
 // Watch adds the gauges of the whole store, asked whenever metrics are
-// collected. It may be called once.
+// collected; they are absent while it is away. It may be called once.
 func (x *Meter) Watch(s *observe.Store) error {
 	gauges := map[*measure.Metric]metric.Float64ObservableGauge{}
 	var all []metric.Observable
@@ -120,7 +120,7 @@ func (x *Meter) Watch(s *observe.Store) error {
 	_, err := x.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		readings, err := s.Read(x.bounds.MaxValues())
 		if err != nil {
-			return err
+			return nil //nolint:nilerr // these gauges are absent then; an error would keep all the others back
 		}
 		for _, r := range readings {
 			o.ObserveFloat64(gauges[r.Metric], r.Value, metric.WithAttributes(attribute.String(r.Metric.Labels[0], r.Label)))

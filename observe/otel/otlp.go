@@ -133,7 +133,7 @@ func pairs(attrs []attribute.KeyValue) []*common.KeyValue {
 	out := make([]*common.KeyValue, len(attrs))
 	for i, a := range attrs {
 		out[i] = &common.KeyValue{
-			Key: string(a.Key), Value: &common.AnyValue{Value: &common.AnyValue_StringValue{StringValue: a.Value.Emit()}},
+			Key: string(a.Key), Value: &common.AnyValue{Value: &common.AnyValue_StringValue{StringValue: a.Value.String()}},
 		}
 	}
 	return out

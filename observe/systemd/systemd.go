@@ -42,7 +42,7 @@ const (
 	extendBy    = "EXTEND_TIMEOUT_USEC=30000000"
 )
 
-// Run tells READY=1 once ready says so, STOPPING=1 when stopping is closed, and
+// Run tells READY=1 once ready says so, STOPPING=1 when stopping is closed or ctx ends, and
 // WATCHDOG=1 at half of the watchdog's time for as long as live says that the
 // loops live, until ctx ends. A process that lives and is not ready yet, since
 // its store is away say, asks for more time, so that it is not started anew in
@@ -61,6 +61,9 @@ func (n *Notifier) Run(ctx context.Context, stopping <-chan struct{}, ready, liv
 	for {
 		select {
 		case <-ctx.Done():
+			if stopping != nil { // it ended before that was heard, or by itself
+				n.send("STOPPING=1")
+			}
 			return
 		case <-stopping:
 			stopping, looks = nil, nil
