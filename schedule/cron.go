@@ -40,10 +40,11 @@ const (
 
 // Next finds the next wall-clock time that matches, and the moment at which it is.
 func (c *cron) Next(after time.Time) (time.Time, bool) {
-	sec, ok := startOf(after)
+	after, ok := within(after)
 	if !ok || c.never {
 		return time.Time{}, false
 	}
+	sec := after.Unix()
 	if c.elapsed {
 		sec, ok = c.nextElapsed(sec)
 	} else {
@@ -53,18 +54,6 @@ func (c *cron) Next(after time.Time) (time.Time, bool) {
 		return time.Time{}, false
 	}
 	return time.Unix(sec, 0).In(c.zone), true
-}
-
-// startOf is the second in which a search begins; false when it is past the end.
-func startOf(after time.Time) (int64, bool) {
-	const yearOne = -719162 * day
-	if after.Year() > lastYear {
-		return 0, false
-	}
-	if after.Year() < 1 {
-		return yearOne - 1, true
-	}
-	return after.Unix(), true
 }
 
 // nextFixed has the rule in one sentence: a wall-clock time fires at the first
@@ -226,11 +215,11 @@ func stretchAt(zone *time.Location, sec int64) stretch {
 	if !end.IsZero() {
 		s.end = end.Unix()
 	}
-	// Past the zone's last listed change ZoneBounds goes by a rule, and in the
-	// last hours of some years (Europe/Berlin, 2040-12-31) gives an end that has
-	// passed. No rule changes the clock there.
+	// Past the zone's last listed change ZoneBounds goes by a rule, year by year, and
+	// takes each for one of 365 days: on the last day of a leap year it gives an end
+	// that has passed. No rule changes the clock there.
 	if s.end <= sec {
-		s.end = sec + hour
+		s.end = (floorDiv(sec, day) + 1) * day
 	}
 	return s
 }

@@ -169,9 +169,9 @@ func (f monthDays) words() string {
 		case 0:
 			words = append(words, "the last day")
 		case 1:
-			words = append(words, "the day before the last")
+			words = append(words, "the last day but one")
 		default:
-			words = append(words, fmt.Sprintf("%d days before the last", n))
+			words = append(words, fmt.Sprintf("the last day but %d", n))
 		}
 	}
 	if f.lastW {

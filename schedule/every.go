@@ -38,13 +38,20 @@ func (e every) anchor() int64 {
 
 // Next counts in milliseconds, since a time.Duration ends after 292 years.
 func (e every) Next(after time.Time) (time.Time, bool) {
+	after, ok := within(after)
+	if !ok {
+		return time.Time{}, false
+	}
 	since := after.UnixMilli() - e.anchor()
 	n := since / e.period
 	if since%e.period < 0 {
 		n--
 	}
 	next := time.UnixMilli(e.anchor() + (n+1)*e.period).UTC()
-	return next, next.Year() <= lastYear
+	if next.Year() > lastYear {
+		return time.Time{}, false
+	}
+	return next, true
 }
 
 func (e every) String() string {
@@ -76,7 +83,10 @@ func newClocked(d Definition) (Spec, error) {
 }
 
 func (c clocked) Next(after time.Time) (time.Time, bool) {
-	return c.at, c.at.After(after)
+	if !c.at.After(after) {
+		return time.Time{}, false
+	}
+	return c.at, true
 }
 
 func (c clocked) String() string   { return "clocked:" + momentText(c.at) }

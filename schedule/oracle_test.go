@@ -50,10 +50,14 @@ func changes(zone *time.Location) []time.Time {
 	var list []time.Time
 	for at := firstTested; ; {
 		_, end := at.In(zone).ZoneBounds()
-		if end.IsZero() || end.After(lastTested) {
+		switch {
+		case end.IsZero() || end.After(lastTested):
 			return list
+		case !end.After(at): // the last day of a leap year, which ZoneBounds does not know
+			at = at.AddDate(0, 0, 1)
+		default:
+			list, at = append(list, end), end
 		}
-		list, at = append(list, end), end
 	}
 }
 

@@ -79,11 +79,11 @@ const (
 // Next goes from one solar day to the next. In polar day and night it leaps over
 // the days for which the sun would have to move faster than it can.
 func (s solar) Next(after time.Time) (time.Time, bool) {
-	sec, ok := startOf(after)
+	after, ok := within(after)
 	if !ok || s.event.side != 0 && math.Abs(s.latitude) > nearPole {
 		return time.Time{}, false
 	}
-	n := floorDiv(sec-int64(s.offset/time.Second)+int64(s.longitude*240), day) - 1
+	n := floorDiv(after.Unix()-int64(s.offset/time.Second)+int64(s.longitude*240), day) - 1
 	for last := n + 2*366; n <= last; {
 		noon := s.noon(n)
 		if !time.Unix(noon+day/2, 0).Add(s.offset).After(after) {
@@ -96,7 +96,8 @@ func (s solar) Next(after time.Time) (time.Time, bool) {
 			continue
 		}
 		if next := time.Unix(at, 0).UTC().Add(s.offset); next.After(after) {
-			return next, next.Year() <= lastYear
+			_, ok := within(next)
+			return next, ok
 		}
 		n++
 	}

@@ -25,6 +25,18 @@ type Spec interface {
 // digits for the year.
 const lastYear = 9999
 
+// within returns the moment from which to look: it is not before the year 1. It is
+// false when there is nothing left.
+func within(after time.Time) (time.Time, bool) {
+	switch year := after.UTC().Year(); {
+	case year > lastYear:
+		return time.Time{}, false
+	case year < 1:
+		return time.Time{}.Add(-1), true
+	}
+	return after, true
+}
+
 // Parse reads the text of a spec. See [ParseDefinition] for the forms. What is
 // wrong with it is an [*Error].
 func Parse(text string) (Spec, error) {
