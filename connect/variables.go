@@ -155,6 +155,15 @@ func workVariables() []Variable {
 				return duration(v, 100*time.Millisecond, &c.ControlTimeout) && c.ControlTimeout <= time.Minute
 			},
 		}, {
+			Name: "STEM_WORKER_COMMAND", Default: "none: the program's own worker run --id %n",
+			Meaning: "command line that worker multi starts; %n is the worker's name, %h the host's, %d its domain, %I its number; no shell is involved",
+			Form:    "a program and its arguments, with quotes around what belongs together",
+			set: func(c *Config, v string) bool {
+				c.WorkerCommand = v
+				_, err := SplitCommand(v)
+				return err == nil
+			},
+		}, {
 			Name: "STEM_TASKS_CONFIG", Flag: "tasks", Default: "none",
 			Meaning: "path of the tasks file", Form: "the path of a file",
 			set: func(c *Config, v string) bool { c.TasksFile = v; return true },
@@ -238,7 +247,6 @@ func laterVariables() []Variable {
 			"STEM_WORKER_NAMESPACE", "STEM_CONTROL_NAMESPACE", "STEM_WORKFLOW_NAMESPACE", "STEM_DASHBOARD_NAMESPACE"),
 		row("retention of dead letters", "0 (for ever)", "how long dead letters are kept", "STEM_DEAD_LETTER_TTL"),
 		row("broadcasts", "none", "broadcast channels that a worker hears", "STEM_WORKER_BROADCASTS"),
-		row("worker multi", "none", "command line that stem worker multi starts", "STEM_WORKER_COMMAND"),
 		row("routing", "none", "path of the routing file", "STEM_ROUTING_CONFIG"),
 		row("signing: envelopes are NOT signed, nor signatures checked", "none", "signatures of envelopes",
 			"STEM_SIGNING_KEYS", "STEM_SIGNING_ACTIVE_KEY", "STEM_SIGNING_ALGORITHM",
@@ -273,10 +281,11 @@ type Config struct {
 	HeartbeatInterval time.Duration
 	ControlTimeout    time.Duration // for the replies of workers
 
-	TasksFile string // "": none
-	APITokens string // for httpapi.ParseTokens; "": none
-	APICert   string // path of a PEM file, or PEM; "": plain HTTP
-	APIKey    string // likewise
+	TasksFile     string // "": none
+	WorkerCommand string // of worker multi; "": the program's own
+	APITokens     string // for httpapi.ParseTokens; "": none
+	APICert       string // path of a PEM file, or PEM; "": plain HTTP
+	APIKey        string // likewise
 
 	NoMetrics bool      // nothing for Prometheus
 	Metrics   Exporters // beside that
