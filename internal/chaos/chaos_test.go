@@ -144,7 +144,7 @@ func (s *stage) judge(bound time.Duration) findings {
 }
 
 // TestKilledWorkersLoseNothing kills random workers every 0.2–1 s under load,
-// with a pause after each fifth.
+// with a pause after each third.
 func TestKilledWorkersLoseNothing(t *testing.T) {
 	t.Parallel()
 	everywhere(t, killWorkers)
@@ -177,14 +177,14 @@ func killWorkers(s *stage) {
 			t.Fatalf("%d tasks remain after %d kills", s.remaining(), kills)
 		}
 		time.Sleep(time.Duration(200+rand.IntN(800)) * time.Millisecond)
-		if !stored || kills < 5 {
+		if !stored || kills < 6 {
 			i := rand.IntN(len(workers))
 			workers[i].signal(t, syscall.SIGKILL)
 			<-workers[i].done
 			s.rec.write(Event{Kind: Killed, PID: workers[i].cmd.Process.Pid})
 			kills++
 			workers[i] = startWorker(t, s.dir, args)
-			if kills%5 == 0 { // left in peace for once, so that the time until a redelivery shows
+			if kills%3 == 0 { // left in peace for once, so that the time until a redelivery shows
 				time.Sleep(testLease + time.Second)
 			}
 		}

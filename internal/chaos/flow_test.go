@@ -210,6 +210,27 @@ func (c *crew) logged(text string) int {
 	return n
 }
 
+// lastError is the newest line of the workers' logs that tells of an error.
+func (c *crew) lastError() (last string) {
+	c.t.Helper()
+	paths, err := filepath.Glob(filepath.Join(c.dir, "*"+logSuffix))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, p := range paths {
+		data, err := os.ReadFile(p)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		for line := range strings.Lines(string(data)) {
+			if strings.Contains(line, `"error":`) {
+				last = line
+			}
+		}
+	}
+	return last
+}
+
 // cpu is how much processor time the workers have had so far.
 func (c *crew) cpu() time.Duration {
 	c.t.Helper()

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/httpapi"
 	"github.com/stemjobs/stem/task"
 )
@@ -212,7 +213,7 @@ func TestKilledPullersAndAPIsLoseNothing(t *testing.T) {
 
 func killPullersAndAPIs(s *stage) {
 	t := s.t
-	total := scale(1_000, 10_000)
+	total := scale(600, 10_000)
 	servers := startAPIs(s, 2)
 	args := workerArgs{Name: "puller", Concurrency: 6, Lease: testLease}
 	start := func() *process { return startRole(t, "puller", s.dir, args, nil) }
@@ -268,7 +269,9 @@ func killPullersAndAPIs(s *stage) {
 		}
 	}
 	http.DefaultClient.CloseIdleConnections()
-	f := s.judge(redelivery())
+	// An API that is killed before it reports the start of what it received leaves
+	// it under the broker's own lease, and not that of the puller.
+	f := s.judge(broker.DefaultLease + redelivery() - testLease)
 	if f.redelivered == 0 {
 		t.Error("no redelivery: the test proves nothing")
 	}

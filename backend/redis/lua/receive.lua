@@ -10,7 +10,9 @@ local function move_due()
     local queue = first[1]
     local key = P .. ':d:' .. queue
     local due = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 256)
-    for i = 1, #due do ready(queue, sub(due[i], 1, 1), sub(due[i], 3)) end
+    for i = 1, #due do
+      if find(due[i], '^%d:') then ready(queue, sub(due[i], 1, 1), sub(due[i], 3)) end -- else it is none of ours
+    end
     if #due > 0 then call('ZREM', key, unpack(due)) end
     local coming = call('ZRANGE', key, 0, 0, 'WITHSCORES')
     if coming[1] then call('ZADD', DUE, coming[2], queue) else call('ZREM', DUE, queue) end
@@ -53,7 +55,9 @@ local room, bytes, stale, strict = 0, 0, 0, false
 local function drop_mark(queue, mark)
   local marks = call('HGET', FILLED, queue)
   if not marks then return end
-  marks = gsub(marks, mark, '')
+  local at = find(marks, mark, 1, true) -- not a pattern: it may be what somebody else wrote
+  if not at then return end
+  marks = sub(marks, 1, at - 1) .. sub(marks, at + 1)
   if marks == '' then call('HDEL', FILLED, queue) else call('HSET', FILLED, queue, marks) end
 end
 
@@ -89,7 +93,7 @@ local function take_some(queue, mark, n)
   local vals, lines = call('MGET', unpack(keys)), call('HMGET', RUN, unpack(ids))
   for i = 1, #ids do
     local v, r = vals[i], lines[i] and parse(lines[i])
-    if not v or byte(v) ~= 119 or r and not back and has(r, 'h') or back and not r then
+    if not v or byte(v) ~= 119 or not byte(v, 2) or r and not back and has(r, 'h') or back and not r then
       skip(queue)
     elseif bytes > 0 and (strict or #taken > 0) and #v > room then
       for k = #ids, i, -1 do -- they stay where they were
