@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"sync/atomic"
 	"testing"
 
@@ -19,6 +20,7 @@ import (
 var shared redistest.Shared // one server for the tests of this package
 
 func TestMain(m *testing.M) {
+	shared.Options.Config = []string{leastRights()}
 	code := m.Run()
 	shared.Close()
 	cluster.Close()
@@ -34,6 +36,18 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
+// leastRights is a line of redis.conf with the ACL user that the documentation
+// gives, for all namespaces of these tests in place of one.
+func leastRights() string {
+	page, err := os.ReadFile("../../docs/redis.md")
+	if err != nil {
+		panic(err)
+	}
+	_, rule, _ := strings.Cut(string(page), "\nACL SETUSER ")
+	rule, _, _ = strings.Cut(rule, "\n")
+	return "user " + strings.ReplaceAll(strings.ReplaceAll(rule, "~{stem:", "~{*:"), "&stem:", "&*:")
+}
+
 var namespaces atomic.Int64 // of this package's tests
 
 // namespace returns one that no other test uses.
@@ -44,6 +58,7 @@ func open(t testing.TB, c redis.Config) *redis.DB {
 	t.Helper()
 	if c.Addrs == nil {
 		c.Addrs = []string{shared.Get(t).Socket}
+		c.Username, c.Password = "stem", "PASSWORD" // see leastRights
 	}
 	db, err := redis.Open(t.Context(), c)
 	if err != nil {

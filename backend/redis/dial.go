@@ -33,12 +33,13 @@ func dial(ctx context.Context, c Config) (rueidis.Client, error) {
 		return nil, fail(err)
 	}
 	seen, err := look(ctx, client)
-	if err == nil {
-		err = seen.usable(c)
-	}
 	if err != nil {
 		client.Close()
 		return nil, fail(err)
+	}
+	if err := seen.usable(c); err != nil {
+		client.Close()
+		return nil, fmt.Errorf("open Redis at %s: %w", strings.Join(c.Addrs, ", "), err)
 	}
 	for _, w := range seen.warnings() {
 		c.Logger.Warn(w, "redis", strings.Join(c.Addrs, ","))

@@ -59,6 +59,15 @@ func explain(ctx context.Context, c Config, err error) error {
 	return fmt.Errorf("%s: %w", words, unavailable(err))
 }
 
+// foreign explains that a key is there and is not what Stem makes of it, or
+// that a right is missing.
+func (db *DB) foreign(key string, err error) error {
+	if said, ok := rueidis.IsRedisErr(err); ok && strings.HasPrefix(said.Error(), "WRONGTYPE") {
+		return fmt.Errorf("the key %s is another program's, or damaged: choose another namespace (STEM_NAMESPACE), or remove the key: %w", key, unavailable(err))
+	}
+	return explain(context.Background(), db.config, err)
+}
+
 // explainTLS does so for what concerns TLS; "": it is something else.
 func explainTLS(err error) string {
 	var record tls.RecordHeaderError

@@ -123,7 +123,7 @@ func (db *DB) create(ctx context.Context) error {
 		b.Hsetnx().Key(key).Field("schema").Value(schema).Build(),
 	) {
 		if err := r.Error(); err != nil {
-			return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, unavailable(err))
+			return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, db.foreign(key, err))
 		}
 	}
 	if err := db.askTime(ctx); err != nil {
@@ -152,7 +152,7 @@ func (db *DB) create(ctx context.Context) error {
 		// list, in which each change costs the length of all.
 		err := db.client.Do(ctx, b.Zadd().Key(db.tags[i]+":lease").Nx().ScoreMember().ScoreMember(math.Inf(1), guard).Build()).Error()
 		if err != nil {
-			return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, unavailable(err))
+			return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, db.foreign(db.tags[i]+":lease", err))
 		}
 	}
 	return nil
