@@ -3,7 +3,6 @@ package stem
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"time"
 
@@ -70,14 +69,8 @@ func (w *Worker) runReconciler(ctx context.Context, id string) {
 }
 
 func (w *Worker) reconcileIfElected(ctx context.Context, id string) (Reconciled, error) {
-	alive, err := w.client.beats.Workers(ctx)
-	if err != nil {
-		return Reconciled{}, fmt.Errorf("elect a worker: %w", err)
-	}
-	for i := range alive {
-		if alive[i].Worker < id {
-			return Reconciled{}, nil
-		}
+	if first, err := w.elected(ctx, id); err != nil || !first {
+		return Reconciled{}, err
 	}
 	return w.client.Reconcile(ctx, w.opts.Lease)
 }

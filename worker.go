@@ -110,6 +110,7 @@ type WorkerOptions struct {
 	Lease       time.Duration // 0: 30 s; a task's VisibilityTimeout wins
 
 	Retention     time.Duration // of finished statuses; 0: 24 h; Forever. A task's and a call's win
+	DeadLetterTTL time.Duration // dead letters that are older are removed, with their statuses; 0: never
 	MaxDeliveries int           // starts without an outcome before crash-loop; 0: 10
 	UnknownGrace  time.Duration // how long unknown tasks are left to other workers; 0: 1 h
 	MaxResult     int           // bytes; 0: 1 MiB
@@ -261,9 +262,10 @@ func (w *Worker) Run(ctx context.Context) error {
 		r.Shutdown(m) // asked for before there was a runner
 	}
 	base, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var reconciler sync.WaitGroup
-	reconciler.Go(func() { w.runReconciler(base, r.Snapshot().Worker) })
-	defer reconciler.Wait()
+	var keepers sync.WaitGroup
+	keepers.Go(func() { w.runReconciler(base, r.Snapshot().Worker) })
+	keepers.Go(func() { w.runUndertaker(base, r.Snapshot().Worker) })
+	defer keepers.Wait()
 	defer stop()
 	return r.Run(ctx)
 }
@@ -276,6 +278,9 @@ func (w *Worker) config() (runner.Config, error) {
 	queues, err := o.Queues.queues()
 	if err != nil {
 		return runner.Config{}, err
+	}
+	if o.DeadLetterTTL < 0 {
+		return runner.Config{}, fmt.Errorf("time of dead letters: %w duration %s: want zero or more", task.ErrInvalid, o.DeadLetterTTL)
 	}
 	limiter, err := w.limiter()
 	if err != nil {

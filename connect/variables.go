@@ -155,6 +155,13 @@ func workVariables() []Variable {
 				return duration(v, 100*time.Millisecond, &c.ControlTimeout) && c.ControlTimeout <= time.Minute
 			},
 		}, {
+			Name: "STEM_DEAD_LETTER_TTL", Default: "0 (for ever)",
+			Meaning: "how long dead letters are kept, with their statuses; one worker of those that run removes older ones, each minute",
+			Form:    "a duration from 1m, such as 720h, or 0",
+			set: func(c *Config, v string) bool {
+				return v == "0" || duration(v, time.Minute, &c.DeadLetterTTL)
+			},
+		}, {
 			Name: "STEM_WORKER_COMMAND", Default: "none: the program's own worker run --id %n",
 			Meaning: "command line that worker multi starts; %n is the worker's name, %h the host's, %d its domain, %I its number; no shell is involved",
 			Form:    "a program and its arguments, with quotes around what belongs together",
@@ -245,7 +252,6 @@ func laterVariables() []Variable {
 		row("durable revocations in a store of their own", "the result backend's", "durable revocations", "STEM_REVOKE_STORE_URL"),
 		row("namespaces by part", "STEM_NAMESPACE", "override it for one part",
 			"STEM_WORKER_NAMESPACE", "STEM_CONTROL_NAMESPACE", "STEM_WORKFLOW_NAMESPACE", "STEM_DASHBOARD_NAMESPACE"),
-		row("retention of dead letters", "0 (for ever)", "how long dead letters are kept", "STEM_DEAD_LETTER_TTL"),
 		row("broadcasts", "none", "broadcast channels that a worker hears", "STEM_WORKER_BROADCASTS"),
 		row("routing", "none", "path of the routing file", "STEM_ROUTING_CONFIG"),
 		row("signing: envelopes are NOT signed, nor signatures checked", "none", "signatures of envelopes",
@@ -272,11 +278,12 @@ type Config struct {
 	DefaultQueue string
 	TLS          TLS // of connections to stores
 
-	Concurrency int
-	Prefetch    int // 0: auto
-	MaxRetries  int
-	Lease       time.Duration
-	Retention   time.Duration // task.Forever: for ever
+	Concurrency   int
+	Prefetch      int // 0: auto
+	MaxRetries    int
+	Lease         time.Duration
+	Retention     time.Duration // task.Forever: for ever
+	DeadLetterTTL time.Duration // 0: for ever
 
 	HeartbeatInterval time.Duration
 	ControlTimeout    time.Duration // for the replies of workers

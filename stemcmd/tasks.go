@@ -41,7 +41,8 @@ func (s *session) tasksListCommand() *cobra.Command {
 		Long: `Lists tasks, newest first. QUERY has words of the form KEY:VALUE, all of which
 must fit:
   state:failed,retried   name:email.*   queue:default   worker:ID   reason:R
-  error:"timed out"      args:"42"      since:2h        until:2026-01-02T15:04:05Z`,
+  error:"timed out"      args:"42"      since:2h        until:2026-01-02T15:04:05Z
+  meta.tenant:acme`,
 		Example: `  {{stem}} tasks ls
   {{stem}} tasks ls state:failed 'name:email.*' since:2h
   {{stem}} tasks ls 'error:"timed out"' --limit 500 --output jsonl

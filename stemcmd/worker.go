@@ -119,6 +119,7 @@ func (s *session) workerOptions(f *workerFlags, known *knownTasks) (stem.WorkerO
 	choose(&o.Prefetch, c.Prefetch, s.set("STEM_PREFETCH_MULTIPLIER"))
 	choose(&o.Lease, c.Lease, s.set("STEM_DEFAULT_VISIBILITY_TIMEOUT"))
 	choose(&o.Retention, c.Retention, s.set("STEM_RESULT_TTL"))
+	choose(&o.DeadLetterTTL, c.DeadLetterTTL, s.set("STEM_DEAD_LETTER_TTL"))
 	choose(&o.HeartbeatInterval, c.HeartbeatInterval, s.set("STEM_HEARTBEAT_INTERVAL"))
 	choose(&o.Grace, time.Duration(f.grace), s.changed("grace"))
 	if o.SoftGrace == 0 && s.changed("grace") {

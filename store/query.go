@@ -2,6 +2,7 @@ package store
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -22,8 +23,9 @@ type Query struct {
 	Queue  string // a name or a pattern with "*"
 	Worker string
 	Reason string
-	Error  string // a part of the newest error's type or message, in any case
-	Args   string // a part of the kept args
+	Error  string            // a part of the newest error's type or message, in any case
+	Args   string            // a part of the kept args
+	Meta   map[string]string // of entries of the task's meta; a pattern with "*" fits texts, other values are JSON
 	Since  time.Time
 	Until  time.Time // enqueued in [Since, Until)
 
@@ -60,16 +62,44 @@ func (q Query) Match(s *task.Status) bool {
 	if q.Args != "" && !bytes.Contains(s.Args, []byte(q.Args)) {
 		return false
 	}
+	if !q.fitsMeta(s.Meta) {
+		return false
+	}
 	if q.Error == "" {
 		return true
 	}
 	return s.Error != nil && strings.Contains(strings.ToLower(s.Error.Type+" "+s.Error.Message), strings.ToLower(q.Error))
 }
 
+// fitsMeta reports whether a status's meta has what the query wants: the
+// caller's own entries, else those of Stem.
+func (q Query) fitsMeta(meta map[string]json.RawMessage) bool {
+	if len(q.Meta) == 0 {
+		return true
+	}
+	own := map[string]json.RawMessage{}
+	if raw := meta[task.MetaUser]; raw != nil && json.Unmarshal(raw, &own) != nil {
+		return false
+	}
+	for key, want := range q.Meta {
+		raw, ok := own[key]
+		if !ok {
+			raw = meta[key]
+		}
+		var text string
+		isText := len(raw) > 0 && raw[0] == '"' && json.Unmarshal(raw, &text) == nil
+		if len(raw) == 0 || isText && !broker.Match(want, text) || !isText && string(raw) != want {
+			return false
+		}
+	}
+	return true
+}
+
 // ParseQuery reads the query language of the command line and the API:
 //
 //	state:failed,retried name:email.* queue:default worker:W reason:R
 //	error:"timed out" args:"42" since:2h until:2026-01-02T15:04:05Z
+//	meta.tenant:acme
 //
 // now is what the durations of since and until count back from. The error says
 // which word is wrong, and wraps task.ErrInvalid.
@@ -118,7 +148,14 @@ func (q *Query) set(key, value string, now time.Time) (err error) {
 	case "until":
 		q.Until, err = ParseMoment(value, now)
 	default:
-		return fmt.Errorf("%w query key %q: want one of state, name, queue, worker, reason, error, args, since, until",
+		if name, ok := strings.CutPrefix(key, "meta."); ok && name != "" {
+			if q.Meta == nil {
+				q.Meta = map[string]string{}
+			}
+			q.Meta[name] = value
+			return nil
+		}
+		return fmt.Errorf("%w query key %q: want one of state, name, queue, worker, reason, error, args, since, until, meta.KEY",
 			task.ErrInvalid, key)
 	}
 	return err

@@ -1,6 +1,7 @@
 package storetest
 
 import (
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -22,6 +23,7 @@ func population(e *env) []task.Status {
 		v.Queue = []string{"default", "mail", "mass-mail", "m"}[i%4]
 		v.EnqueuedAt = base.Add(time.Duration(i/3) * time.Minute)
 		v.Args = []byte(fmt.Sprintf(`{"n":%d}`, i))
+		v.Meta = map[string]json.RawMessage{task.MetaUser: fmt.Appendf(nil, `{"tenant":"t-%d","n":%d}`, i%5, i)}
 		batch = append(batch, task.NewStatus(v))
 	}
 	e.createAll(batch)
@@ -110,6 +112,8 @@ func testS9(e *env) {
 		"an error":      {Error: "timed out"},
 		"a type":        {Error: "*NET.operror"},
 		"args":          {Args: `"n":7`},
+		"meta":          {Meta: map[string]string{"tenant": "t-3"}},
+		"more meta":     {Meta: map[string]string{"tenant": "t-*", "n": "13"}},
 		"a span":        {Since: base.Add(2 * time.Minute), Until: base.Add(9 * time.Minute)},
 		"a combination": {States: []task.State{task.Failed, task.Succeeded}, Name: "email.*", Queue: "*mail", Since: base.Add(time.Minute)},
 		"none":          {Name: "nothing.*"},
