@@ -79,6 +79,7 @@ fuzz: ## each fuzz test for FUZZTIME
 
 chaos: ## the fault tests in their full length
 	STEM_CHAOS=full CGO_ENABLED=1 $(GO) test -race -count 1 -timeout 60m -v ./internal/chaos/... $(ARGS)
+	STEM_CHAOS=full $(GO) test -count 1 -timeout 10m -v -run 'Cron|Day' ./schedule
 
 vuln: ## known vulnerabilities in what the program uses; needs the database's site
 	$(VULN) ./...

@@ -91,6 +91,7 @@ func TestLightRooms(t *testing.T) {
 	}{
 		{"task", nil, []string{uuid}},
 		{"measure", nil, nil},
+		{"schedule", nil, nil},
 		{"broker", []string{"task"}, []string{uuid}},
 		{"store", []string{"task", "broker"}, []string{uuid}},
 		{"encode/gzip", []string{"task", "encode"}, []string{uuid}},
