@@ -85,11 +85,7 @@ func (t TraceContext) SpanID() string {
 
 // Sampled reports whether the trace is being recorded.
 func (t TraceContext) Sampled() bool {
-	if !t.Valid() {
-		return false
-	}
-	c := t.Parent[parentLen-1]
-	return (hexValue(c) & 1) == 1
+	return t.Valid() && hexValue(t.Parent[parentLen-1])&1 == 1
 }
 
 func hexes(s string) bool {

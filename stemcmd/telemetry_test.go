@@ -1,7 +1,6 @@
 package stemcmd_test
 
 import (
-	"compress/gzip"
 	"fmt"
 	"io"
 	"net"
@@ -44,11 +43,7 @@ func newOTLP(t *testing.T) *otlp {
 }
 
 func (o *otlp) receive(r *http.Request) error {
-	z, err := gzip.NewReader(r.Body)
-	if err != nil {
-		return err
-	}
-	raw, err := io.ReadAll(z)
+	raw, err := io.ReadAll(r.Body)
 	if err != nil {
 		return err
 	}

@@ -20,6 +20,13 @@ func (r *Runner) received(j *Job) {
 		return
 	}
 	span := r.consume(j)
+	if !span.Recording() { // most are not, where few are sampled: what follows is of the same mind
+		if j.Delivery.Envelope.Headers[measure.HeaderTraceParent] == "" {
+			j.trace = span.Context()
+		}
+		span.End(time.Time{})
+		return
+	}
 	l := &r.line
 	l.mu.Lock()
 	gone := j.state == gone
@@ -53,25 +60,19 @@ func (r *Runner) consume(j *Job) measure.Span {
 }
 
 // executing begins the execute span, whose context the handler gets. It
-// returns nil when nothing is traced.
+// returns nil when nothing is recorded.
 func (r *Runner) executing(j *Job) measure.Span {
-	if r.cfg.Tracer == nil {
+	if j.consume == nil {
 		return nil
 	}
 	ctx, span := r.cfg.Tracer.Start(j.ctx, measure.SpanStart{Name: measure.SpanExecute, At: j.Started})
 	j.ctx, j.trace = ctx, span.Context()
-	if span.Recording() {
-		span.Set(r.attributes(j, "execute", "process")...)
-	}
+	span.Set(r.attributes(j, "execute", "process")...)
 	return span
 }
 
 // executed ends the execute span with what came of the handler.
 func (r *Runner) executed(j *Job, span measure.Span) {
-	if !span.Recording() {
-		span.End(time.Time{})
-		return
-	}
 	r.line.mu.Lock()
 	o := j.outcome
 	r.line.mu.Unlock()
@@ -87,7 +88,7 @@ func (r *Runner) consumed(j *Job) {
 	}
 	span := j.consume
 	if span == nil {
-		if j.outcome.State == task.Queued {
+		if j.ctx != nil || j.outcome.State == task.Queued {
 			return
 		}
 		span = r.consume(j)

@@ -2,7 +2,6 @@ package otel
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -42,21 +41,13 @@ const (
 
 // post sends a message, again where the receiver could not take it just now.
 func (p *poster) post(ctx context.Context, m proto.Message) error {
-	raw, err := proto.Marshal(m)
+	body, err := proto.Marshal(m) // as it is: to compress it costs more than all the rest
 	if err != nil {
 		return fmt.Errorf("encode for %s: %w", p.url, err)
 	}
-	var body bytes.Buffer
-	z := gzip.NewWriter(&body)
-	if _, err := z.Write(raw); err != nil {
-		return fmt.Errorf("compress for %s: %w", p.url, err)
-	}
-	if err := z.Close(); err != nil {
-		return fmt.Errorf("compress for %s: %w", p.url, err)
-	}
 	pause := postPause
 	for try := 1; ; try++ {
-		again, err := p.once(ctx, body.Bytes())
+		again, err := p.once(ctx, body)
 		if err == nil || !again || try == postTries {
 			return err
 		}
@@ -78,7 +69,6 @@ func (p *poster) once(ctx context.Context, body []byte) (again bool, err error) 
 		return false, fmt.Errorf("send to %s: %w", p.url, err)
 	}
 	q.Header.Set("Content-Type", "application/x-protobuf")
-	q.Header.Set("Content-Encoding", "gzip")
 	for k, v := range p.headers {
 		q.Header.Set(k, v)
 	}
