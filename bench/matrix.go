@@ -7,6 +7,8 @@ func matrix() []string {
 	m := []string{
 		"-system stem-memory -case process -c 10 -retain -n 500000",
 		"-system stem-memory -case process -c 100 -retain -n 500000",
+		"-system stem-memory -case process -c 10 -retain -n 500000 -observed metrics",
+		"-system stem-memory -case process -c 10 -retain -n 500000 -observed traces",
 		"-system stem-memory -case enqueue -producers 1",
 		"-system stem-memory -case enqueue -producers 64 -n 200000",
 		"-system stem-memory -case enqueueBatch",
@@ -29,6 +31,7 @@ func onSQLite() []string {
 		)
 	}
 	s := "-system stem-sqlite -sync full "
+	m = append(m, s+"-case process -c 100 -retain -observed metrics", s+"-case process -c 100 -retain -observed traces")
 	m = append(m, s+"-case latency", s+"-case latency2", s+"-case steady", s+"-case idle", s+"-case delayed",
 		s+"-case scale -backlog 10000", s+"-case scale -backlog 100000", s+"-case scale -backlog 1000000",
 		s+"-case fair -producers 4", s+"-case mixed")

@@ -22,6 +22,8 @@ type system struct {
 	o       cases.Options
 	backend stem.Backend
 	client  *stem.Client
+
+	unobserve func() error
 }
 
 // onRedis is a system whose store is a server that can be asked.
@@ -50,7 +52,11 @@ func Open(ctx context.Context, o cases.Options) (cases.System, error) {
 		return nil, err
 	}
 	s.backend = opened.Backend
-	if s.client, err = stem.NewClient(s.backend, stem.ClientOptions{}); err != nil {
+	var co stem.ClientOptions
+	if s.unobserve, err = observed(ctx, o.Observed, &co); err != nil {
+		return nil, errors.Join(err, s.backend.Close())
+	}
+	if s.client, err = stem.NewClient(s.backend, co); err != nil {
 		return nil, errors.Join(err, s.backend.Close())
 	}
 	if o.Redis == "" {
@@ -64,7 +70,7 @@ func Open(ctx context.Context, o cases.Options) (cases.System, error) {
 }
 
 func (s *system) Version() string { return "this tree" }
-func (s *system) Close() error    { return s.backend.Close() }
+func (s *system) Close() error    { return errors.Join(s.unobserve(), s.backend.Close()) }
 
 func (s *system) Left(ctx context.Context) (int, error) {
 	queues, err := s.client.Queues(ctx)

@@ -31,7 +31,19 @@ func extra(name string) func(*cases.Result) float64 {
 	return func(c *cases.Result) float64 { return c.Extra[name] }
 }
 
-func bars() []bar { return slices.Concat(embeddedBars(), redisBars()) }
+func bars() []bar { return slices.Concat(embeddedBars(), redisBars(), telemetryBars()) }
+
+// telemetryBars are rates while everything is observed, of those without.
+func telemetryBars() []bar {
+	var out []bar
+	for _, x := range []struct{ system, setting string }{{"stem-memory", "c=10 retain"}, {"stem-sqlite", "full c=100 retain"}} {
+		bare := &bar{system: x.system, name: "process", setting: x.setting, of: rate}
+		out = append(out,
+			bar{what: x.system + ": process with metrics, of that without", system: x.system, name: "process", setting: x.setting + " metrics", of: rate, atLeast: 0.9, timesOf: bare, unit: "×"},
+			bar{what: x.system + ": and with 10 % of traces", system: x.system, name: "process", setting: x.setting + " traces", of: rate, atLeast: 0.75, timesOf: bare, unit: "×"})
+	}
+	return out
+}
 
 func embeddedBars() []bar {
 	river := &bar{system: "river-sqlite", name: "process", setting: "full tuned c=100 retain", of: rate}
