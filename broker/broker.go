@@ -169,6 +169,9 @@ type Batch struct {
 	Next time.Duration
 	// More says that more was ready than was taken.
 	More bool
+	// Ahead is how far the store's clock is ahead of this process's, about. What
+	// is due or has expired is so by the store's clock. Zero: it is the same one.
+	Ahead time.Duration
 }
 
 // Delivery is an envelope that a consumer holds under a lease.

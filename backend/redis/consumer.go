@@ -123,7 +123,10 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 	c.takeCall()
 	c.turn++
 	if len(done) == 0 && len(live) == 0 && want.Count > 0 && c.restful() {
-		return broker.Batch{Next: c.untilLook()}, nil
+		return broker.Batch{Next: c.untilLook(), Ahead: c.db.aheadNow()}, nil
+	}
+	if err := c.db.watchClock(ctx); err != nil {
+		return broker.Batch{}, fmt.Errorf("exchange: %w", err)
 	}
 	if len(c.parts) > 1 && time.Since(c.collectedAt) > keeperLooks {
 		c.collectedAt = time.Now()
@@ -135,6 +138,7 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 		return broker.Batch{}, fmt.Errorf("exchange: %w", err)
 	}
 	c.remember(done, x, want.Count > 0 && x.left > 0 && !x.batch.More)
+	x.batch.Ahead = c.db.aheadNow()
 	return x.batch, nil
 }
 

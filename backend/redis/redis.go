@@ -10,7 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"sync"
-	"time"
+	"sync/atomic"
 
 	"github.com/redis/rueidis"
 
@@ -61,7 +61,7 @@ type DB struct {
 	keys    [][]string // that their scripts are called with; see keysOf
 	hub     *hub
 	sweeper sweeper
-	ahead   time.Duration // of the server's clock, when it was opened
+	ahead   atomic.Pointer[lead] // of the server's clock
 
 	closing sync.Once
 	closed  chan struct{}
@@ -127,7 +127,7 @@ func (db *DB) create(ctx context.Context) error {
 		}
 	}
 	if err := db.askTime(ctx); err != nil {
-		return err
+		return fmt.Errorf("open Redis: %w", err)
 	}
 	meta, err := db.client.Do(ctx, b.Hgetall().Key(key).Build()).AsStrMap()
 	if err != nil {
@@ -207,28 +207,6 @@ func (db *DB) check(ctx context.Context) error {
 	}
 	return ctx.Err()
 }
-
-// askTime finds out how far the server's clock is ahead, by the quickest of a few
-// answers.
-func (db *DB) askTime(ctx context.Context) error {
-	least := time.Hour
-	for range 5 {
-		began := time.Now()
-		words, err := db.client.Do(ctx, db.client.B().Time().Build()).AsIntSlice()
-		if err != nil || len(words) != 2 {
-			return fmt.Errorf("open Redis: ask for the time: %w", unavailable(err))
-		}
-		if took := time.Since(began); took < least {
-			least = took
-			db.ahead = time.Unix(words[0], words[1]*1000).Sub(began.Add(took / 2))
-		}
-	}
-	return nil
-}
-
-// clock is the server's time in ms, but for what the clocks drifted since. It says
-// how old a task is; nothing is decided by it.
-func (db *DB) clock() int64 { return time.Now().Add(db.ahead).UnixMilli() }
 
 // unavailable marks an error of the store or of the way to it. A cancelled
 // context stays what it is.

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -28,12 +29,15 @@ import (
 var (
 	work     = stem.NewTask[workArgs, int]("chaos.work", stem.Retry(stem.RetryPolicy{Base: 50 * time.Millisecond, Max: 100 * time.Millisecond}))
 	suicide  = stem.NewTask[stem.None, stem.None]("chaos.suicide")
+	flaky    = stem.NewTask[flakyArgs, int]("chaos.flaky", stem.Retry(stem.RetryPolicy{Base: 500 * time.Millisecond, Max: time.Second}))
 	stubborn = stem.NewTask[stubbornArgs, string]("chaos.stubborn")
 )
 
 type stubbornArgs struct {
 	FirstWaits bool `json:"firstWaits"`
 }
+
+type flakyArgs workArgs
 
 type workArgs struct {
 	Millis int `json:"ms"`
@@ -138,7 +142,7 @@ func workerMain() error {
 		Logger: log, Middleware: []stem.Middleware{rec.around},
 		MaxDeliveries: 3,
 	})
-	if err := w.Handle(work.With(doWork), suicide.Do(killSelf), stubborn.With(rec.resist)); err != nil {
+	if err := w.Handle(work.With(doWork), flaky.With(failFirst), suicide.Do(killSelf), stubborn.With(rec.resist)); err != nil {
 		return err
 	}
 	signals := make(chan os.Signal, 4)
@@ -194,6 +198,14 @@ func doWork(ctx context.Context, a workArgs) (int, error) {
 	}
 }
 
+// failFirst fails the first time.
+func failFirst(ctx context.Context, a flakyArgs) (int, error) {
+	if stem.Current(ctx).Attempt() == 0 {
+		return 0, errors.New("the first attempt fails")
+	}
+	return doWork(ctx, workArgs(a))
+}
+
 func killSelf(context.Context, stem.None) error {
 	if err := syscall.Kill(os.Getpid(), syscall.SIGKILL); err != nil {
 		return err
@@ -234,13 +246,20 @@ func startWorker(t *testing.T, dir string, args workerArgs) *process {
 // startRole starts a process of that role; its standard output goes to out.
 func startRole(t *testing.T, role, dir string, args workerArgs, out *os.File) *process {
 	t.Helper()
+	return startProgram(t, os.Args[0], nil, role, dir, args, out)
+}
+
+// startProgram is startRole of another program than this one, with more in its
+// environment.
+func startProgram(t *testing.T, program string, env []string, role, dir string, args workerArgs, out *os.File) *process {
+	t.Helper()
 	args.Name += "-" + strconv.Itoa(processNumber())
 	raw, err := json.Marshal(args)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), roleEnv+"="+role, dirEnv+"="+dir, argsEnv+"="+string(raw))
+	cmd := exec.Command(program)
+	cmd.Env = append(append(os.Environ(), env...), roleEnv+"="+role, dirEnv+"="+dir, argsEnv+"="+string(raw))
 	cmd.Stderr = os.Stderr
 	if out != nil {
 		cmd.Stdout = out

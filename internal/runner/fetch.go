@@ -224,6 +224,7 @@ func (f *fetcher) exchange(p plan) error {
 	}
 	f.succeeded()
 	at := f.r.since(began)
+	f.r.ahead.Store(int64(batch.Ahead))
 	f.settle(batch.Settled)
 	f.renew(batch.Renewed, at)
 	f.receive(batch.Deliveries, at)

@@ -121,7 +121,7 @@ func (r *Runner) begin(j *Job, cancel context.CancelCauseFunc, now time.Time) bo
 	if r.since(now) >= j.leaseEnd {
 		j.stop(ErrLeaseLost) // the process slept: another worker may have it
 	}
-	expired := j.Delivery.Envelope.Expired(now)
+	expired := j.Delivery.Envelope.Expired(r.byStore(now))
 	if j.stopped == nil && !expired {
 		j.state, j.Started, j.cancel = running, now, cancel
 		return true

@@ -195,7 +195,7 @@ func (r *Runner) outcome(j *Job, v verdict, now time.Time) task.Outcome {
 	o.Reserved = v.reserved || v.state == task.Queued && v.wait < 0 && j.slot && j.Started.IsZero()
 	if v.state == task.Retried || v.state == task.Queued && v.wait >= 0 {
 		if o.NotBefore = v.at; v.at.IsZero() {
-			o.NotBefore = now.Add(v.wait)
+			o.NotBefore = r.byStore(now).Add(v.wait)
 		}
 	}
 	return o

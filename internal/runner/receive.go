@@ -62,7 +62,7 @@ func (f *fetcher) join(all, ready []*Job) {
 // refuse says why a delivery is not to be executed at all, if there is a
 // reason.
 func (f *fetcher) refuse(j *Job, now time.Time) (verdict, bool) {
-	if v, refused := refusal(&j.Delivery, f.r.cfg.MaxDeliveries, now); refused {
+	if v, refused := refusal(&j.Delivery, f.r.cfg.MaxDeliveries, f.r.byStore(now)); refused {
 		return v, true
 	}
 	if j.task = f.r.cfg.Lookup(j.Delivery.Envelope.Name); j.task != nil {
@@ -72,7 +72,8 @@ func (f *fetcher) refuse(j *Job, now time.Time) (verdict, bool) {
 	return f.unknown.judge(f.r, j, now), true
 }
 
-// refusal says why nobody is to execute a delivery, if there is a reason.
+// refusal says why nobody is to execute a delivery, if there is a reason. now is by
+// the store's clock.
 func refusal(d *broker.Delivery, maxDeliveries int, now time.Time) (verdict, bool) {
 	if d.Malformed != nil {
 		return verdict{

@@ -40,6 +40,7 @@ type Runner struct {
 	calling  context.Context // of calls to the broker; ends with a hard stop
 
 	heard     atomic.Int64 // by now(): when the broker last showed that deliveries arrive
+	ahead     atomic.Int64 // ns: how far the store's clock is ahead of ours
 	renewedAt atomic.Int64 // Unix ms
 	turned    atomic.Int64 // by now(): when the fetcher last went round; 0: it has not begun, or has ended
 	report    atomic.Pointer[Report]
@@ -352,4 +353,5 @@ func (r *Runner) callTimeout() time.Duration {
 // time convert.
 func (r *Runner) now() time.Duration                  { return time.Since(r.born) }
 func (r *Runner) since(t time.Time) time.Duration     { return t.Sub(r.born) }
+func (r *Runner) byStore(t time.Time) time.Time       { return t.Add(time.Duration(r.ahead.Load())) } // by the store's clock
 func (r *Runner) time(offset time.Duration) time.Time { return r.born.Add(offset) }

@@ -1,0 +1,58 @@
+package redis
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// lead is how far the server's clock is ahead of ours.
+type lead struct {
+	by   time.Duration
+	told time.Time // when it was found out, with a monotonic reading
+}
+
+// clockJump is by how much our clock may differ from its own monotonic reading
+// before it counts as set.
+const clockJump = time.Second
+
+// moved reports whether our clock was set since, or the machine slept.
+func (l *lead) moved(now time.Time) bool {
+	return (now.Round(0).Sub(l.told.Round(0)) - now.Sub(l.told)).Abs() > clockJump
+}
+
+// askTime finds out how far the server's clock is ahead, by the quickest of a few
+// answers.
+func (db *DB) askTime(ctx context.Context) error {
+	const tries = 5
+	least := time.Duration(-1)
+	var found lead
+	for range tries {
+		began := time.Now()
+		words, err := db.client.Do(ctx, db.client.B().Time().Build()).AsIntSlice()
+		if err != nil || len(words) != 2 {
+			return fmt.Errorf("ask for the time: %w", unavailable(err))
+		}
+		if took := time.Since(began); least < 0 || took < least {
+			least = took
+			found = lead{time.Unix(words[0], words[1]*1000).Sub(began.Round(0).Add(took / 2)), began}
+		}
+	}
+	db.ahead.Store(&found)
+	return nil
+}
+
+// watchClock asks again when our clock was set. It costs nothing while it was not.
+func (db *DB) watchClock(ctx context.Context) error {
+	if !db.ahead.Load().moved(time.Now()) {
+		return nil
+	}
+	db.log.Warn("this host's clock was set, or it slept: asking Redis for the time")
+	return db.askTime(ctx)
+}
+
+func (db *DB) aheadNow() time.Duration { return db.ahead.Load().by }
+
+// clock is the server's time in ms, but for what the clocks drifted since. It says
+// how old a task is; nothing is decided by it.
+func (db *DB) clock() int64 { return time.Now().Add(db.aheadNow()).UnixMilli() }
