@@ -33,7 +33,7 @@ type scripts struct {
 
 	getrecords, setrecords, delete *script
 
-	limit, pause, beat, beats, memo, tell *script
+	limit, pause, beat, beats, memo, tell, audit, audits *script
 }
 
 func loadScripts() (scripts, error) {
@@ -72,6 +72,8 @@ func loadScripts() (scripts, error) {
 		{&s.beats, []string{"common", "beats"}},
 		{&s.memo, []string{"common", "memo"}},
 		{&s.tell, []string{"common", "tell"}},
+		{&s.audit, []string{"common", "audit"}},
+		{&s.audits, []string{"common", "audits"}},
 	} {
 		loaded, err := loadScript(part.files...)
 		if err != nil {
