@@ -323,7 +323,7 @@ func TestRestartsCountNoAttempt(t *testing.T) {
 func restartWorkers(s *stage) {
 	t := s.t
 	args := workerArgs{Name: "restarted", Concurrency: 4, Lease: 5 * time.Second}
-	stop := time.Now().Add(time.Duration(scale(6, 60)) * time.Second)
+	stop := time.Now().Add(time.Duration(scale(4, 60)) * time.Second)
 	var producers sync.WaitGroup
 	for p := range 3 {
 		producers.Go(func() {

@@ -67,7 +67,7 @@ func TestMain(m *testing.M) {
 	if mains[role] == nil {
 		flag.Parse()
 		// The tests mostly wait; what they start is more than what they do.
-		if err := flag.Set("test.parallel", "8"); err != nil {
+		if err := flag.Set("test.parallel", "6"); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(2)
 		}
@@ -123,6 +123,8 @@ func workerMain() error {
 	if err := json.Unmarshal([]byte(os.Getenv(argsEnv)), &args); err != nil {
 		return err
 	}
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	dir := os.Getenv(dirEnv)
 	rec, err := newRecorder(dir, args.Name)
 	if err != nil {
@@ -145,8 +147,6 @@ func workerMain() error {
 	if err := w.Handle(work.With(doWork), flaky.With(failFirst), suicide.Do(killSelf), stubborn.With(rec.resist)); err != nil {
 		return err
 	}
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	go func() {
 		for s := range signals {
 			w.Shutdown(map[os.Signal]stem.Mode{syscall.SIGTERM: stem.Warm, syscall.SIGINT: stem.Soft}[s])
@@ -238,9 +238,19 @@ var processNumber = func() func() int { // distinct names over a test run
 	return func() int { mu.Lock(); defer mu.Unlock(); n++; return n }
 }()
 
+// startWorker starts a worker, and returns when it minds signals.
 func startWorker(t *testing.T, dir string, args workerArgs) *process {
 	t.Helper()
-	return startRole(t, "worker", dir, args, nil)
+	p := startRole(t, "worker", dir, args, nil)
+	for end := time.Now().Add(30 * time.Second); !p.ended(); time.Sleep(5 * time.Millisecond) {
+		if _, err := os.Stat(filepath.Join(dir, p.name+".events")); err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("after 30s %s has not begun", p.name)
+		}
+	}
+	return p
 }
 
 // startRole starts a process of that role; its standard output goes to out.
