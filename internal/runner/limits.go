@@ -43,7 +43,7 @@ type limits struct {
 
 // slotOf says whether a job has a slot of its task's rate limit, or needs none.
 // A slot is good for one lease, at its moment: rule B31 of package broker sees
-// to the lease.
+// to the lease. now is by the store's clock.
 func (j *Job) slotOf(now time.Time) (free bool) {
 	d := &j.Delivery
 	if j.task.Limit == nil {

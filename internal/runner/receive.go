@@ -36,7 +36,7 @@ func (f *fetcher) receive(ds []broker.Delivery, at time.Duration) {
 			continue
 		}
 		f.scanAt = min(f.scanAt, at+scanEvery, j.renewAt)
-		if j.slotOf(now) {
+		if j.slotOf(f.r.byStore(now)) {
 			jobs = append(jobs, j)
 		} else {
 			f.limits.asking = append(f.limits.asking, j)
