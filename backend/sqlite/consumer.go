@@ -97,6 +97,7 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 	if len(done) == 0 && len(live) == 0 && !(called && want.Count > 0) {
 		work, x, err := c.db.look(ctx, sel)
 		if err != nil {
+			c.keepHand(h, len(got))
 			return broker.Batch{}, fmt.Errorf("exchange: %w", err)
 		}
 		if !work || want.Count <= 0 {
@@ -107,6 +108,7 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 	}
 	x, err := c.db.exchange(ctx, prepareSettlements(done), prepareRenewals(live), sel)
 	if err != nil {
+		c.keepHand(h, len(got))
 		return broker.Batch{}, fmt.Errorf("exchange: %w", err)
 	}
 	batch := broker.Batch{Settled: x.settled, Renewed: x.renewed, Next: x.next, More: x.more}

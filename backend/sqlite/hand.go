@@ -191,6 +191,19 @@ func (c *consumer) unpack(ctx context.Context, h *hand, want broker.Want) []brok
 	return all[:keep]
 }
 
+// keepHand puts back what an exchange had taken from its hand before it failed:
+// else nobody would know of it until its leases end.
+func (c *consumer) keepHand(h *hand, n int) {
+	if n == 0 {
+		return
+	}
+	h.taken = h.taken[:n]
+	c.mu.Lock()
+	c.hand = h
+	c.mu.Unlock()
+	signal(c.token)
+}
+
 // dropHand gives back what a consumer was served that will not exchange.
 func (c *consumer) dropHand(ctx context.Context) {
 	if h := c.takeHand(); h != nil {

@@ -3,6 +3,7 @@ package sqlite_test
 import (
 	"context"
 	"errors"
+	"os"
 	"testing"
 	"time"
 
@@ -126,5 +127,39 @@ func TestWhatIsNotTakenGoesBack(t *testing.T) {
 				t.Errorf("check: %v", err)
 			}
 		})
+	}
+}
+
+// TestWhatWasServedOutlivesAFailure: an exchange that fails leaves what the
+// consumer was served where it is, and the next one has it.
+func TestWhatWasServedOutlivesAFailure(t *testing.T) {
+	path := newPath(t)
+	b := open(t, sqlite.Config{Path: path}).Broker()
+	c := consumerOf(t, b, "q")
+	publish(t, b, envelope("first", "q"))
+	held := exchange(t, c, nil, 1).Deliveries
+	ended := waiting(t.Context(), t, c, 5)
+	publish(t, b, envelope("a", "q"), envelope("b", "q"))
+	if err := <-ended; err != nil {
+		t.Fatalf("wait: %v", err)
+	}
+	lock, err := os.OpenFile(path+"-lock", os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if _, err := sqlite.LockFile(lock, true); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := c.Exchange(ctx, settlements(held, time.Hour), nil, broker.Want{Count: 5}); err == nil {
+		t.Fatal("the exchange did not fail though another has the file")
+	}
+	if err := sqlite.UnlockFile(lock); err != nil {
+		t.Fatal(err)
+	}
+	if got := ids(exchange(t, c, nil, 5).Deliveries); len(got) != 2 || got[0] != "a" || got[1] != "b" {
+		t.Errorf("after an exchange that failed: got %v, want a and b", got)
 	}
 }
