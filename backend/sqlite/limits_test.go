@@ -45,8 +45,8 @@ func limited(path string) error {
 }
 
 // TestProcessesShareARate: workers in two processes keep to one rate between
-// them. A start may come up to a second after its slot, so that many more may
-// fall into one span; what was later asks again.
+// them. A start may come up to a second after its slot, and what was later asks
+// again in a line of its own: only the whole is sure to take its time.
 func TestProcessesShareARate(t *testing.T) {
 	path := newPath(t)
 	db := open(t, sqlite.Config{Path: path})
@@ -86,12 +86,6 @@ func TestProcessesShareARate(t *testing.T) {
 	took := time.Duration(starts[limitedTasks-1]-starts[0]) * time.Microsecond
 	if least := time.Duration(limitedTasks-1)*time.Second/limitedRate - time.Second; took < least {
 		t.Errorf("%d tasks at %d/s started within %s, want %s or more", limitedTasks, limitedRate, took, least)
-	}
-	for i := range starts {
-		most := 2*limitedRate + 1 // of a second: its own, and those of the second before
-		if j := i + most; j < len(starts) && starts[j]-starts[i] < time.Second.Microseconds() {
-			t.Errorf("%d started within %s", most+1, time.Duration(starts[j]-starts[i])*time.Microsecond)
-		}
 	}
 	t.Logf("%d tasks at %d/s in two processes: %s", limitedTasks, limitedRate, took)
 }
