@@ -6,6 +6,8 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"os"
+	"strconv"
+	"sync"
 	"testing"
 	"time"
 
@@ -123,4 +125,21 @@ func TestClusterServesAllSlots(t *testing.T) {
 	if got := first.Do("GET", "{0}"); got != "moved" {
 		t.Errorf("after the slot moved: %v", got)
 	}
+}
+
+// Parallel tests share a server: their replies do not get mixed up.
+func TestConcurrentCommands(t *testing.T) {
+	t.Parallel()
+	s := redistest.Start(t, redistest.Options{})
+	var all sync.WaitGroup
+	for i := range 8 {
+		all.Go(func() {
+			for range 200 {
+				if got := s.Do("ECHO", i); got != strconv.Itoa(i) {
+					t.Errorf("ECHO %d: %v", i, got)
+				}
+			}
+		})
+	}
+	all.Wait()
 }

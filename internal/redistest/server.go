@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -55,7 +56,9 @@ type Server struct {
 	watcher *exec.Cmd
 	watched io.Closer
 	ended   chan struct{} // closed when the process has ended; nil before the first start
-	conn    *Conn
+
+	mu   sync.Mutex // one command at a time: parallel tests share a server
+	conn *Conn
 }
 
 // Program is what the tests need.
@@ -276,7 +279,6 @@ func (s *Server) signal(sig syscall.Signal) {
 }
 
 func (s *Server) end(sig syscall.Signal) {
-	s.disconnect()
 	s.signal(syscall.SIGCONT) // it may be paused
 	s.signal(sig)
 	select {
@@ -286,6 +288,7 @@ func (s *Server) end(sig syscall.Signal) {
 		<-s.ended
 		s.fail(fmt.Errorf("redis-server did not end within 20s of %s", sig))
 	}
+	s.disconnect() // now, so that a command under way has ended
 	s.unwatch()
 }
 
@@ -325,7 +328,8 @@ func (s *Server) Close() {
 }
 
 // Do runs a command on a connection of its own and returns the reply: a string,
-// an int64, nil, or []any of these. An error reply fails the test.
+// an int64, nil, or []any of these. An error reply fails the test. Do and Try are
+// safe for concurrent use.
 func (s *Server) Do(args ...any) any {
 	reply, err := s.Try(args...)
 	if err != nil {
@@ -336,6 +340,8 @@ func (s *Server) Do(args ...any) any {
 
 // Try is Do that returns the error, of type Error when the server said it.
 func (s *Server) Try(args ...any) (any, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	cached := s.conn != nil
 	reply, err := s.try(args...)
 	if said := Error(""); err != nil && cached && !errors.As(err, &said) {
@@ -359,12 +365,18 @@ func (s *Server) try(args ...any) (any, error) {
 	}
 	reply, err := s.conn.Do(args...)
 	if said := Error(""); err != nil && !errors.As(err, &said) {
-		s.disconnect()
+		s.drop()
 	}
 	return reply, err
 }
 
 func (s *Server) disconnect() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.drop()
+}
+
+func (s *Server) drop() {
 	if s.conn != nil {
 		_ = s.conn.Close() // nothing is lost with it
 		s.conn = nil
