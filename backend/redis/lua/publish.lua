@@ -6,16 +6,17 @@
 -- ARGV    see publish in common.lua, one after the other
 -- returns a letter for each (s stored, e exists, d duplicate), then the holder
 --         for each d
-local answers, holders, a, n = {}, {}, 1, 0
+local answers, out, a, n = {}, { '' }, 1, 0
 while a <= #ARGV do
   local answer, holder
   answer, holder, a = publish(a)
   n = n + 1
   answers[n] = answer
-  if holder then holders[#holders + 1] = holder end
+  if holder then out[#out + 1] = holder end -- not by unpack: there may be more than Lua's stack holds
 end
 write_ready()
 write_journal()
 call_touched()
 tell_changes()
-return { concat(answers), unpack(holders) }
+out[1] = concat(answers)
+return out

@@ -69,6 +69,22 @@ local function skip(queue)
   end
 end
 
+-- astray reports whether a task waits elsewhere than in the list in which its id
+-- was found: one that was revoked there, and published again, is listed twice.
+local seen, seen_to = {}, 0 -- of what is taken
+
+local function astray(queue, prio, id, v, r)
+  while seen_to < #taken do
+    seen_to = seen_to + 1
+    seen[taken[seen_to]] = true
+  end
+  local its_prio, its_queue = head(v)
+  if seen[id] or its_prio and (its_prio ~= prio or its_queue ~= queue) then return true end
+  if not r and not flagged(v, DELAYED) then return false end
+  return call('ZSCORE', P .. ':d:' .. queue, prio .. ':' .. id)
+    or call('ZSCORE', P .. ':b:' .. queue .. ':' .. prio, id)
+end
+
 -- take_some takes at most n from one line. It reports whether there may be more
 -- of it that fits.
 local function take_some(queue, mark, n)
@@ -91,9 +107,12 @@ local function take_some(queue, mark, n)
   local keys, line = {}, { nil, queue, prio }
   for i = 1, #ids do keys[i] = TASK .. ids[i] end
   local vals, lines = call('MGET', unpack(keys)), call('HMGET', RUN, unpack(ids))
+  local doubtful = not back and call('HEXISTS', P .. ':count', queue .. ':g') == 1
   for i = 1, #ids do
     local v, r = vals[i], lines[i] and parse(lines[i])
     if not v or byte(v) ~= 119 or not byte(v, 2) or r and not back and has(r, 'h') or back and not r then
+      skip(queue)
+    elseif doubtful and astray(queue, prio, ids[i], v, r) then
       skip(queue)
     elseif bytes > 0 and (strict or #taken > 0) and #v > room then
       for k = #ids, i, -1 do -- they stay where they were
@@ -116,6 +135,7 @@ local function take_some(queue, mark, n)
     drop_mark(queue, mark)
     return false
   end
+  if stale >= 10000 then room = -1 end -- enough for one script: the next exchange goes on
   return true
 end
 
@@ -143,9 +163,9 @@ local function matching(entry, turn)
   for _, queue in ipairs(call('HKEYS', FILLED)) do
     if serves(entry, queue) then found[#found + 1] = queue end
   end
-  local n = #found
-  for i = 1, n do found[n + i] = found[(i - 1 + turn) % n + 1] end
-  return { unpack(found, n + 1, 2 * n) }
+  local n, turned = #found, {}
+  for i = 1, n do turned[i] = found[(i - 1 + turn) % n + 1] end
+  return turned
 end
 
 -- take_all takes from the queues of a subscription, in its order; those of one
