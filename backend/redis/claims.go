@@ -18,6 +18,7 @@ type farClaim struct {
 	id   string
 	ms   int64
 	mine bool // it was new
+	own  bool // the task had it already
 }
 
 // farClaims lists the claims of the items that are not decided yet; none where
@@ -64,6 +65,8 @@ func (db *DB) takeFar(ctx context.Context, far []farClaim, out []broker.Outcome)
 		switch kind {
 		case "n":
 			f.mine = true
+		case "o":
+			f.own = true
 		case "d", "u":
 			if out[f.item].State == 0 {
 				out[f.item] = broker.Outcome{State: broker.Duplicate, ExistingID: holder}
@@ -83,13 +86,10 @@ func (db *DB) known(ctx context.Context, id string) bool {
 func (db *DB) finishFar(ctx context.Context, far []farClaim, out []broker.Outcome) error {
 	var keep, drop []farClaim
 	for _, f := range far {
-		switch {
-		case !f.mine:
-		case out[f.item].State == broker.Stored:
-			if f.ms == 0 {
-				keep = append(keep, f)
-			}
-		default:
+		switch state := out[f.item].State; {
+		case f.ms == 0 && (state == broker.Stored || state == broker.Exists && f.own):
+			keep = append(keep, f) // it may not be kept yet, if this is a repetition
+		case f.mine && state != broker.Stored:
 			drop = append(drop, f)
 		}
 	}

@@ -69,8 +69,20 @@ func newClient(ctx context.Context, c Config) (rueidis.Client, error) {
 			TLSConfig: c.TLS, Dialer: o.Dialer,
 		}
 	}
+	o.RetryDelay = retryDelay
 	o.DialCtxFn = dialSocket
 	return rueidis.NewClient(o)
+}
+
+// retryDelay is how long the client waits before it repeats a read that failed on
+// the way; below 0, it does not. Left to itself it repeats a call without a
+// deadline for as long as the server is away.
+func retryDelay(attempts int, _ rueidis.Completed, _ error) time.Duration {
+	const most = 4
+	if attempts > most {
+		return -1
+	}
+	return 10 * time.Millisecond << attempts
 }
 
 // dialSocket connects to a host's port, or to a Unix socket.

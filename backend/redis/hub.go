@@ -95,6 +95,7 @@ func (h *hub) run(ctx context.Context) {
 	defer close(h.done)
 	again := time.NewTicker(watchAgain)
 	defer again.Stop()
+	failures := 0
 	for pause := 10 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		began := time.Now()
 		err := h.subscribed(ctx, again.C)
@@ -102,9 +103,11 @@ func (h *hub) run(ctx context.Context) {
 			return
 		}
 		if time.Since(began) > 10*time.Second {
-			pause = 10 * time.Millisecond
+			pause, failures = 10*time.Millisecond, 0
 		}
-		h.db.log.Warn("the subscription to Redis ended; will try again", "error", err)
+		if failures++; failures&(failures-1) == 0 { // the 1st, 2nd, 4th, …
+			h.db.log.Warn("the subscription to Redis ended; will try again", "failures", failures, "error", err)
+		}
 		h.stir() // whatever was published meanwhile is seen by looking
 		select {
 		case <-time.After(pause):
