@@ -87,6 +87,9 @@ func (b *redisBroker) Renew(ctx context.Context, batch []broker.Renewal) ([]erro
 	if err != nil {
 		return nil, fmt.Errorf("renew: %w", err)
 	}
+	for _, c := range b.db.hub.list() {
+		c.extend(batch, renewed)
+	}
 	return renewed, nil
 }
 

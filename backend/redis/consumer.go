@@ -31,6 +31,7 @@ type consumer struct {
 	first int // the partition to begin with
 
 	collectedAt time.Time // when it looked into the outboxes
+	prunedAt    time.Time // when it looked for what it holds no more
 
 	token  chan struct{} // capacity 1: there may be work or news
 	closed chan struct{}
@@ -47,6 +48,9 @@ type consumer struct {
 type holding struct {
 	epoch int64
 	value string // the task's, where an ended one keeps it as it is; else empty
+	lease time.Duration
+	until time.Time // when its lease ends, unless another process extends it
+	told  bool      // that it is to stop
 }
 
 // presence is what a consumer knows of itself in one partition.
@@ -137,6 +141,8 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 	if err := x.run(ctx); err != nil {
 		return broker.Batch{}, fmt.Errorf("exchange: %w", err)
 	}
+	c.extend(live, x.batch.Renewed)
+	c.tellAgain(ctx, x)
 	c.remember(done, x, want.Count > 0 && x.left > 0 && !x.batch.More)
 	x.batch.Ahead = c.db.aheadNow()
 	return x.batch, nil
@@ -185,15 +191,70 @@ func (c *consumer) remember(done []broker.Settlement, x *exchange, hungry bool) 
 	defer c.mu.Unlock()
 	c.waited, c.hungry = false, hungry
 	c.forgetLocked(done)
+	now := time.Now()
+	c.pruneLocked(now)
 	for i := range b.Deliveries {
-		c.held[b.Deliveries[i].Receipt.ID] = holding{b.Deliveries[i].Receipt.Epoch, x.values[i]}
+		d := &b.Deliveries[i]
+		c.held[d.Receipt.ID] = holding{epoch: d.Receipt.Epoch, value: x.values[i], lease: d.Lease, until: now.Add(d.Lease)}
 	}
 	for i := range b.Revoked { // of what it holds still
-		if c.held[b.Revoked[i].Receipt.ID].epoch != b.Revoked[i].Receipt.Epoch {
-			b.Revoked[i].Receipt.ID = ""
+		r := &b.Revoked[i].Receipt
+		if h := c.held[r.ID]; h.epoch == r.Epoch {
+			h.told = true
+			c.held[r.ID] = h
+		} else {
+			r.ID = ""
 		}
 	}
 	b.Revoked = slices.DeleteFunc(b.Revoked, func(r broker.Revoked) bool { return r.Receipt.ID == "" })
+}
+
+// pruneLocked drops what another process has settled, or nobody has: it is told
+// of neither. The leases of those ended a lease ago.
+func (c *consumer) pruneLocked(now time.Time) {
+	if now.Sub(c.prunedAt) < time.Second {
+		return
+	}
+	c.prunedAt = now
+	for id, h := range c.held {
+		if now.Sub(h.until) > h.lease {
+			delete(c.held, id)
+		}
+	}
+}
+
+// extend notes which leases were extended, by whomever of this process.
+func (c *consumer) extend(live []broker.Renewal, errs []error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	for i := range live {
+		r := &live[i]
+		if h, ok := c.held[r.Receipt.ID]; ok && errs[i] == nil && h.epoch == r.Receipt.Epoch {
+			h.until = now.Add(max(r.Extend, h.lease))
+			c.held[r.Receipt.ID] = h
+		}
+	}
+}
+
+// tellAgain adds the revocations of what was renewed and is to stop, of which
+// this consumer was not told: an answer with news may be lost on its way.
+func (c *consumer) tellAgain(ctx context.Context, x *exchange) {
+	x.stopping = slices.DeleteFunc(x.stopping, func(r broker.Receipt) bool {
+		return slices.ContainsFunc(x.batch.Revoked, func(v broker.Revoked) bool { return v.Receipt == r })
+	})
+	c.mu.Lock()
+	x.stopping = slices.DeleteFunc(x.stopping, func(r broker.Receipt) bool { return c.held[r.ID].told })
+	c.mu.Unlock()
+	if len(x.stopping) == 0 {
+		return
+	}
+	again, err := c.b.RevokedOf(ctx, x.stopping...)
+	if err != nil {
+		c.db.log.Warn("ask for revocations; the next renewal asks again", "worker", c.sub.Worker, "error", err)
+		return
+	}
+	x.batch.Revoked = append(x.batch.Revoked, again...)
 }
 
 // forget drops what was settled, by whomever.

@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -38,6 +39,7 @@ type ask struct {
 
 // answer is what comes back.
 type answer struct {
+	failed           bool
 	settled, renewed string
 	revoked          []broker.Revoked
 	deliveries       []broker.Delivery
@@ -91,7 +93,8 @@ func (db *DB) exchangeCall(a *ask, done []settlement, live []broker.Renewal, ren
 	return call{db.scripts.exchange, a.partition, args}
 }
 
-// exchanges runs asks side by side.
+// exchanges runs asks side by side. With an error, the answers that did not fail
+// are good all the same.
 func (db *DB) exchanges(ctx context.Context, asks []ask, done []settlement, live []broker.Renewal, renewals [][]string) ([]answer, error) {
 	calls := make([]call, len(asks))
 	for i := range asks {
@@ -99,15 +102,18 @@ func (db *DB) exchanges(ctx context.Context, asks []ask, done []settlement, live
 	}
 	msgs, errs := db.runAll(ctx, calls)
 	answers := make([]answer, len(asks))
+	var failed error
 	for i := range msgs {
-		if errs[i] != nil {
-			return nil, errs[i]
+		err := errs[i]
+		if err == nil {
+			if err = answers[i].read(&msgs[i], &asks[i]); err != nil {
+				err = fmt.Errorf("script exchange: %w: %w", broker.ErrUnavailable, err)
+			}
 		}
-		if err := answers[i].read(&msgs[i], &asks[i]); err != nil {
-			return nil, fmt.Errorf("script exchange: %w: %w", broker.ErrUnavailable, err)
-		}
+		answers[i].failed = err != nil
+		failed = cmp.Or(failed, err)
 	}
-	return answers, nil
+	return answers, failed
 }
 
 // read takes the exchange script's answer apart.

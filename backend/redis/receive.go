@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/task"
 )
 
 // exchange is one Exchange on its way. With one partition it is one script; with
@@ -23,6 +24,8 @@ type exchange struct {
 	batch  broker.Batch
 	values []string      // of its deliveries
 	next   time.Duration // the earliest; -1: none yet
+
+	stopping []broker.Receipt // renewed, and asked to stop
 }
 
 func (x *exchange) run(ctx context.Context) error {
@@ -39,12 +42,17 @@ func (x *exchange) run(ctx context.Context) error {
 			asks = x.ask(asks, first, asked)
 		}
 		if _, err := x.send(ctx, asks); err != nil {
+			x.giveBack(ctx)
 			return err
 		}
 	}
 	x.c.db.deliver(ctx, parcelsOf(x.c.db, x.items, x.batch.Settled))
 	if err := x.others(ctx, first, asked); err != nil {
-		return err
+		if len(x.batch.Deliveries)+len(x.items)+len(x.live) == 0 {
+			return err
+		}
+		// What is taken, settled and renewed is; those partitions are asked again.
+		x.c.db.log.Warn("some partitions were not asked for tasks", "worker", x.c.sub.Worker, "error", err)
 	}
 	if x.next >= 0 {
 		x.batch.Next = max(x.next, 100*time.Microsecond)
@@ -53,6 +61,23 @@ func (x *exchange) run(ctx context.Context) error {
 		x.batch.Next = n
 	}
 	return nil
+}
+
+// giveBack releases what was taken by an exchange that failed: nobody will hear
+// of it before its lease ends.
+func (x *exchange) giveBack(ctx context.Context) {
+	if len(x.batch.Deliveries) == 0 {
+		return
+	}
+	back := make([]broker.Settlement, len(x.batch.Deliveries))
+	for i := range back {
+		back[i] = broker.Settlement{Receipt: x.batch.Deliveries[i].Receipt, Outcome: task.Outcome{State: task.Queued}}
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+	defer cancel()
+	if _, _, err := x.c.db.settleAndRenew(ctx, back, nil); err != nil {
+		x.c.db.log.Warn("give back what a failed exchange took", "tasks", len(back), "error", err)
+	}
 }
 
 // pick chooses the partition to begin with: one that called, or the next.
@@ -106,11 +131,11 @@ func (x *exchange) selection(p, count, bytes int) *selection {
 // more, where there was room for it.
 func (x *exchange) send(ctx context.Context, asks []ask) (more []int, err error) {
 	answers, err := x.c.db.exchanges(ctx, asks, x.items, x.live, x.renewals)
-	if err != nil {
-		return nil, err
-	}
 	for i := range answers {
 		a := &answers[i]
+		if a.failed {
+			continue
+		}
 		verdicts(a.settled, asks[i].done, x.batch.Settled)
 		verdicts(a.renewed, asks[i].live, x.batch.Renewed)
 		if asks[i].sel == nil {
@@ -134,8 +159,13 @@ func (x *exchange) send(ctx context.Context, asks []ask) (more []int, err error)
 		if a.skipped > 0 {
 			x.c.db.log.Warn("entries of queues without a task were dropped", "entries", a.skipped, "partition", asks[i].partition)
 		}
+		for k, l := range asks[i].live {
+			if a.renewed[k] == 'v' {
+				x.stopping = append(x.stopping, x.live[l].Receipt)
+			}
+		}
 	}
-	return more, nil
+	return more, err
 }
 
 // smallBytes is a bound under which partitions are asked one after the other,
