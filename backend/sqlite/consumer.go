@@ -27,8 +27,14 @@ type consumer struct {
 
 	token  chan struct{} // capacity 1: there may be work or news
 	called atomic.Bool   // a Wait has returned for one
+	news   atomic.Bool   // all were called: perhaps for a revocation
 	closed chan struct{}
 	socket *socket // where other processes wake it; nil: they cannot
+
+	// Other processes see by the name of its socket's file whether it waits. The
+	// file is renamed when that costs nobody time: see shows.
+	showing sync.Mutex
+	risen   int // exchanges since it waited
 
 	mu      sync.Mutex
 	held    map[int64]*holding // by place in line
@@ -85,12 +91,17 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 	}
 	called := c.takeCall() // whatever it stood for is seen below
 	c.turn.Add(1)
+	c.shows()
 	h := c.takeHand()
 	got := c.unpack(ctx, h, want)
 	if len(got) > 0 && len(done) == 0 && len(live) == 0 {
 		c.setRoom(want, got)
 		c.callOthers(h.left, true)
-		return c.withRevoked(ctx, broker.Batch{Deliveries: got, Next: h.next, More: h.more})
+		b := broker.Batch{Deliveries: got, Next: h.next, More: h.more}
+		if !c.news.Swap(false) {
+			return b, nil // it was leased a moment ago, and nobody told of a revocation
+		}
+		return c.withRevoked(ctx, b)
 	}
 	want = less(want, got)
 	sel := c.selection(want)
@@ -324,14 +335,9 @@ func (c *consumer) sleep(ctx context.Context, atMost time.Duration) error {
 // lieDown lets others know that the consumer waits, and then looks once more:
 // what was stored in between woke nobody.
 func (c *consumer) lieDown(ctx context.Context) (work bool, err error) {
-	c.mu.Lock()
-	c.waiting = true
-	hungry := c.hungry
-	c.mu.Unlock()
-	if !hungry {
+	if !c.showsWait() {
 		return false, nil
 	}
-	c.socket.idle()
 	work, _, err = c.db.look(ctx, c.selection(broker.Want{}))
 	if errors.Is(err, broker.ErrClosed) || ctx.Err() != nil {
 		return false, err
@@ -342,11 +348,45 @@ func (c *consumer) lieDown(ctx context.Context) (work bool, err error) {
 	return work, nil
 }
 
+// showsWait notes that the consumer waits, and tells other processes whether
+// there is room.
+func (c *consumer) showsWait() (hungry bool) {
+	c.showing.Lock()
+	defer c.showing.Unlock()
+	c.mu.Lock()
+	c.waiting = true
+	hungry = c.hungry
+	c.mu.Unlock()
+	c.risen = 0
+	if hungry {
+		c.socket.idle()
+	} else {
+		c.socket.busy()
+	}
+	return hungry
+}
+
+// shows tells other processes that the consumer waits no more, with its second
+// exchange since: the first has work at hand, and whoever calls it before is
+// heard after that.
+func (c *consumer) shows() {
+	c.showing.Lock()
+	defer c.showing.Unlock()
+	c.mu.Lock()
+	waiting := c.waiting
+	c.mu.Unlock()
+	if waiting {
+		return
+	}
+	if c.risen++; c.risen == 2 {
+		c.socket.busy()
+	}
+}
+
 func (c *consumer) getUp() {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.waiting = false
-	c.mu.Unlock()
-	c.socket.busy()
 }
 
 // Close implements broker.Consumer. A second call returns broker.ErrClosed.

@@ -33,6 +33,7 @@ func newHub(db *DB) *hub {
 func (h *hub) open(c *consumer) error {
 	c.socket = h.dir.listen(c.sub.Queues, func(message []byte) {
 		if len(message) > 0 { // empty: somebody looks whether this socket lives
+			c.news.Store(true)
 			signal(c.token)
 		}
 	})
@@ -173,6 +174,7 @@ func (c *consumer) call() {
 // stir has everybody here look again.
 func (h *hub) stir() {
 	for _, c := range h.list() {
+		c.news.Store(true)
 		signal(c.token)
 	}
 	h.mu.Lock()

@@ -189,6 +189,9 @@ func (w *writer) group() {
 		return
 	}
 	ops, t, err := w.transaction(w.next)
+	if err == nil && t != nil {
+		t.handOut(true) // who waits need not wait for the lock's end
+	}
 	if err != nil && len(ops) > 1 && t != nil && !t.committing {
 		// One of them cannot be written: it must fail alone.
 		w.alone(ops)
