@@ -57,6 +57,7 @@ needs: ## install what the tests need and this machine lacks (Debian)
 	@tools/need.sh node nodejs
 	@tools/need.sh redis-server redis-server
 	@tools/need.sh promtool prometheus
+	@tools/need.sh systemd-analyze systemd
 
 race: needs ## the tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 8m ./...
