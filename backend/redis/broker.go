@@ -209,31 +209,18 @@ func (b *redisBroker) Revoke(ctx context.Context, batch []broker.Revocation) ([]
 	if err := b.check(ctx); err != nil {
 		return nil, err
 	}
-	var calls []call
-	parts := b.db.split(len(batch), func(i int) string { return batch[i].ID })
-	for p, items := range parts {
-		var args []string
-		for _, i := range items {
-			args = append(args, revocationArgs(&batch[i])...)
-		}
-		if len(args) > 0 {
-			calls = append(calls, call{b.db.scripts.revoke, p, args})
-		}
-	}
 	answers := make([]broker.RevokeAnswer, len(batch))
-	msgs, errs := b.db.runAll(ctx, calls)
-	for k := range calls {
-		if errs[k] != nil {
-			return nil, fmt.Errorf("revoke: %w", errs[k])
+	shares := b.db.shares(len(batch), 0, func(i int) string { return batch[i].ID })
+	args := flat(func(i int) []string { return revocationArgs(&batch[i]) })
+	err := b.db.spread(ctx, b.db.scripts.revoke, shares, args, func(m *rueidis.RedisMessage, items []int) error {
+		said, err := words(m, items)
+		for at := range said {
+			answers[items[at]] = revokeAnswer(said[at])
 		}
-		words, err := msgs[k].AsStrSlice()
-		items := parts[calls[k].partition]
-		if err != nil || len(words) != len(items) {
-			return nil, fmt.Errorf("revoke: %w (%w)", errForeign, err)
-		}
-		for at, i := range items {
-			answers[i] = revokeAnswer(words[at])
-		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("revoke: %w", err)
 	}
 	b.db.collectNow(ctx)
 	return answers, nil

@@ -2,9 +2,10 @@ package redis
 
 import (
 	"context"
-	"fmt"
 	"strconv"
 	"strings"
+
+	"github.com/redis/rueidis"
 
 	"github.com/stemjobs/stem/broker"
 )
@@ -102,35 +103,22 @@ func (db *DB) finishFar(ctx context.Context, far []farClaim, out []broker.Outcom
 
 // claims runs the claims script where the keys are.
 func (db *DB) claims(ctx context.Context, mode string, far []farClaim) ([]string, error) {
-	words := make([]string, len(far))
-	var calls []call
-	parts := db.split(len(far), func(i int) string { return far[i].key })
-	for p, items := range parts {
-		if len(items) == 0 {
-			continue
-		}
-		args := []string{mode}
-		for _, i := range items {
-			args = append(args, far[i].key, far[i].id, strconv.FormatInt(far[i].ms, 10))
-		}
-		calls = append(calls, call{db.scripts.claims, p, args})
-	}
-	msgs, errs := db.runAll(ctx, calls)
-	for k := range calls {
-		if errs[k] != nil {
-			return nil, errs[k]
-		}
+	got := make([]string, len(far))
+	shares := db.shares(len(far), 0, func(i int) string { return far[i].key })
+	of := flat(func(i int) []string { return []string{far[i].key, far[i].id, strconv.FormatInt(far[i].ms, 10)} })
+	args := func(items []int) []string { return append([]string{mode}, of(items)...) }
+	err := db.spread(ctx, db.scripts.claims, shares, args, func(m *rueidis.RedisMessage, items []int) error {
 		if mode != "take" {
-			continue
+			return nil
 		}
-		got, err := msgs[k].AsStrSlice()
-		items := parts[calls[k].partition]
-		if err != nil || len(got) != len(items) {
-			return nil, fmt.Errorf("script claims: %w (%w)", errForeign, err)
+		said, err := words(m, items)
+		for at := range said {
+			got[items[at]] = said[at]
 		}
-		for at, i := range items {
-			words[i] = got[at]
-		}
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	return words, nil
+	return got, nil
 }

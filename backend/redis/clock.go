@@ -29,13 +29,13 @@ func (db *DB) askTime(ctx context.Context) error {
 	var found lead
 	for range tries {
 		began := time.Now()
-		words, err := db.client.Do(ctx, db.client.B().Time().Build()).AsIntSlice()
-		if err != nil || len(words) != 2 {
-			return fmt.Errorf("ask for the time: %w", unavailable(err))
+		at, err := db.serverTime(ctx)
+		if err != nil {
+			return err
 		}
 		if took := time.Since(began); least < 0 || took < least {
 			least = took
-			found = lead{time.Unix(words[0], words[1]*1000).Sub(began.Round(0).Add(took / 2)), began}
+			found = lead{at.Sub(began.Round(0).Add(took / 2)), began}
 		}
 	}
 	db.ahead.Store(&found)
@@ -56,3 +56,12 @@ func (db *DB) aheadNow() time.Duration { return db.ahead.Load().by }
 // clock is the server's time in ms, but for what the clocks drifted since. It says
 // how old a task is; nothing is decided by it.
 func (db *DB) clock() int64 { return time.Now().Add(db.aheadNow()).UnixMilli() }
+
+// serverTime is the server's time.
+func (db *DB) serverTime(ctx context.Context) (time.Time, error) {
+	words, err := db.client.Do(ctx, db.client.B().Time().Build()).AsIntSlice()
+	if err != nil || len(words) != 2 {
+		return time.Time{}, fmt.Errorf("ask the time: %w", unavailable(err))
+	}
+	return time.Unix(words[0], words[1]*1000).UTC(), nil
+}

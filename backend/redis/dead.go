@@ -305,44 +305,24 @@ func (b *redisBroker) walk(ctx context.Context, f broker.DeadFilter, limit int, 
 // change runs a script over a page, partition by partition, and calls was with
 // each entry and the script's answer for it.
 func (b *redisBroker) change(ctx context.Context, s *script, first []string, page []*deadEntry, was func(e *deadEntry, m *rueidis.RedisMessage, now int64) error) error {
-	var calls []call
-	parts := b.db.split(len(page), func(i int) string { return page[i].id })
-	for p, items := range parts {
-		if len(items) == 0 {
-			continue
-		}
-		args := slices.Clone(first)
-		for _, i := range items {
-			args = append(args, page[i].id, strconv.FormatInt(page[i].at, 10))
-		}
-		calls = append(calls, call{s, p, args})
-	}
-	msgs, errs := b.db.runAll(ctx, calls)
-	var failed error
-	for k := range calls {
-		if errs[k] != nil {
-			failed = cmp.Or(failed, errs[k])
-			continue
-		}
-		items := parts[calls[k].partition]
-		list, err := msgs[k].ToArray()
-		if err != nil || len(list) != len(items)+1 {
-			return fmt.Errorf("script %s: %w (%w)", s.name, errForeign, err)
-		}
-		now, err := list[0].AsInt64()
+	shares := b.db.shares(len(page), 0, func(i int) string { return page[i].id })
+	of := flat(func(i int) []string { return []string{page[i].id, strconv.FormatInt(page[i].at, 10)} })
+	args := func(items []int) []string { return append(slices.Clone(first), of(items)...) }
+	return b.db.spread(ctx, s, shares, args, func(m *rueidis.RedisMessage, items []int) error {
+		now, list, err := timed(m, items)
 		if err != nil {
 			return err
 		}
 		for at, i := range items {
-			if list[at+1].IsNil() {
+			if list[at].IsNil() {
 				continue
 			}
-			if err := was(page[i], &list[at+1], now); err != nil {
+			if err := was(page[i], &list[at], now); err != nil {
 				return err
 			}
 		}
-	}
-	return failed
+		return nil
+	})
 }
 
 // ReplayDeadLetters implements broker.DeadLetters. An error after some pages

@@ -328,22 +328,8 @@ func (h *hub) watchAll(ctx context.Context) {
 
 // register tells the server that this process watches tasks ("1"), or no more.
 func (h *hub) register(ctx context.Context, on string, ids ...string) error {
-	var calls []call
-	for p, items := range h.db.split(len(ids), func(i int) string { return ids[i] }) {
-		if len(items) == 0 {
-			continue
-		}
-		args := []string{h.process, on}
-		for _, i := range items {
-			args = append(args, ids[i])
-		}
-		calls = append(calls, call{h.db.scripts.watch, p, args})
-	}
-	_, errs := h.db.runAll(ctx, calls)
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	shares := h.db.shares(len(ids), 0, func(i int) string { return ids[i] })
+	of := flat(func(i int) []string { return ids[i : i+1] })
+	args := func(items []int) []string { return append([]string{h.process, on}, of(items)...) }
+	return h.db.spread(ctx, h.db.scripts.watch, shares, args, func(*rueidis.RedisMessage, []int) error { return nil })
 }

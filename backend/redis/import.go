@@ -25,50 +25,27 @@ func (b *redisBroker) ImportDeadLetters(ctx context.Context, batch []broker.Dead
 	}
 	errs := make([]error, len(batch))
 	args := make([][]string, len(batch))
-	parts := make([][]int, len(b.db.tags))
+	var sound []int
 	for i := range batch {
 		if args[i], errs[i] = importArgs(&batch[i], now); errs[i] == nil {
-			p := b.db.partition(batch[i].Envelope.ID)
-			parts[p] = append(parts[p], i)
+			sound = append(sound, i)
 		}
 	}
-	var calls []call
-	for p, items := range parts {
-		if len(items) == 0 {
-			continue
-		}
-		var all []string
-		for _, i := range items {
-			all = append(all, args[i]...)
-		}
-		calls = append(calls, call{b.db.scripts.deadimport, p, all})
-	}
-	msgs, failed := b.db.runAll(ctx, calls)
-	for k := range calls {
-		if failed[k] != nil {
-			return nil, fmt.Errorf("import dead letters: %w", failed[k])
-		}
-		items := parts[calls[k].partition]
-		letters, err := msgs[k].ToString()
-		if err != nil || len(letters) != len(items) {
-			return nil, fmt.Errorf("import dead letters: %w (%w)", errForeign, err)
-		}
-		for at, i := range items {
-			if letters[at] == 'e' {
+	shares := b.db.sharesOf(sound, 0, func(i int) string { return batch[i].Envelope.ID })
+	all := flat(func(i int) []string { return args[i] })
+	err = b.db.spread(ctx, b.db.scripts.deadimport, shares, all, func(m *rueidis.RedisMessage, items []int) error {
+		said, err := letters(m, items)
+		for at := range said {
+			if i := items[at]; said[at] == 'e' {
 				errs[i] = fmt.Errorf("dead letter %s: %w", batch[i].Envelope.ID, broker.ErrExists)
 			}
 		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("import dead letters: %w", err)
 	}
 	return errs, nil
-}
-
-// serverTime is the server's time.
-func (db *DB) serverTime(ctx context.Context) (time.Time, error) {
-	words, err := db.client.Do(ctx, db.client.B().Time().Build()).AsIntSlice()
-	if err != nil || len(words) != 2 {
-		return time.Time{}, fmt.Errorf("ask the time: %w", unavailable(err))
-	}
-	return time.Unix(words[0], words[1]*1000).UTC(), nil
 }
 
 // importArgs are the deadimport script's arguments for one entry, or why it

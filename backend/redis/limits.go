@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/redis/rueidis"
+
 	"github.com/stemjobs/stem/store"
 )
 
@@ -15,44 +17,40 @@ func (b *redisBroker) Reserve(ctx context.Context, batch []store.Reservation) ([
 		return nil, err
 	}
 	slots := make([]store.Slot, len(batch))
-	parts := make([][]int, len(b.db.tags))
+	var sound []int
 	for i := range batch {
 		if err := batch[i].Check(); err != nil {
 			slots[i] = store.Slot{Err: err}
 			continue
 		}
-		p := b.db.partition(batch[i].Key)
-		parts[p] = append(parts[p], i)
+		sound = append(sound, i)
 	}
-	var calls []call
-	for p, items := range parts {
-		if len(items) == 0 {
-			continue
-		}
-		args := make([]string, 0, 4*len(items))
-		for _, i := range items {
-			r, again := &batch[i], "0"
-			if r.Again {
-				again = "1"
-			}
-			args = append(args, r.Key, strconv.FormatInt(r.Rate.Interval().Microseconds(), 10),
-				strconv.FormatInt(r.Rate.Tolerance().Microseconds(), 10), again)
-		}
-		calls = append(calls, call{b.db.scripts.limit, p, args})
-	}
-	msgs, errs := b.db.runAll(ctx, calls)
-	for k := range calls {
-		if errs[k] != nil {
-			return nil, fmt.Errorf("reserve slots of rate limits: %w", errs[k])
-		}
-		items := parts[calls[k].partition]
-		moments, err := msgs[k].AsIntSlice()
+	shares := b.db.sharesOf(sound, 0, func(i int) string { return batch[i].Key })
+	args := flat(func(i int) []string { return reservationArgs(&batch[i]) })
+	err := b.db.spread(ctx, b.db.scripts.limit, shares, args, func(m *rueidis.RedisMessage, items []int) error {
+		moments, err := m.AsIntSlice()
 		if err != nil || len(moments) != len(items)+1 {
-			return nil, fmt.Errorf("reserve slots of rate limits: %w (%w)", errForeign, err)
+			return fmt.Errorf("%w (%w)", errForeign, err)
 		}
 		for at, i := range items {
 			slots[i] = store.NewSlot(moments[at+1], moments[0])
 		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reserve slots of rate limits: %w", err)
 	}
 	return slots, nil
+}
+
+// reservationArgs are the limit script's arguments for one reservation.
+func reservationArgs(r *store.Reservation) []string {
+	again := "0"
+	if r.Again {
+		again = "1"
+	}
+	return []string{
+		r.Key, strconv.FormatInt(r.Rate.Interval().Microseconds(), 10),
+		strconv.FormatInt(r.Rate.Tolerance().Microseconds(), 10), again,
+	}
 }

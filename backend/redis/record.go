@@ -142,88 +142,52 @@ func (s *results) changeOnce(ctx context.Context, items []int, id func(i int) st
 	if err != nil {
 		return nil, err
 	}
-	args := make([][]string, len(s.db.tags))
-	writes := make([][]int, len(s.db.tags))
+	args := make([][]string, len(items))
+	var changed []int
 	for k, i := range items {
 		w, refused := fn(i, entries[k], now)
-		errs[i] = refused
-		if refused != nil || w.entry == nil {
+		if errs[i] = refused; refused != nil || w.entry == nil {
 			continue
 		}
-		list, err := w.args(id(i), entries[k].version, now)
-		if err != nil {
-			errs[i] = err
-			continue
-		}
-		p := s.db.partition(id(i))
-		args[p], writes[p] = append(args[p], list...), append(writes[p], i)
-	}
-	var calls []call
-	for p := range args {
-		if len(args[p]) > 0 {
-			calls = append(calls, call{s.db.scripts.setrecords, p, args[p]})
+		if args[k], errs[i] = w.args(id(i), entries[k].version, now); errs[i] == nil {
+			changed = append(changed, k)
 		}
 	}
-	msgs, failed := s.db.runAll(ctx, calls)
-	for k := range calls {
-		if failed[k] != nil {
-			return nil, failed[k]
-		}
-		letters, err := msgs[k].ToString()
-		wrote := writes[calls[k].partition]
-		if err != nil || len(letters) != len(wrote) {
-			return nil, fmt.Errorf("%w (%w)", errForeign, err)
-		}
-		for at, i := range wrote {
-			if letters[at] == 'c' {
-				again = append(again, i)
+	shares := s.db.sharesOf(changed, 0, func(k int) string { return id(items[k]) })
+	all := flat(func(k int) []string { return args[k] })
+	err = s.db.spread(ctx, s.db.scripts.setrecords, shares, all, func(m *rueidis.RedisMessage, wrote []int) error {
+		said, err := letters(m, wrote)
+		for at := range said {
+			if said[at] == 'c' {
+				again = append(again, items[wrote[at]])
 			}
 		}
-	}
-	return again, nil
+		return err
+	})
+	return again, err
 }
 
 // entries reads the records of the items, and the time.
 func (s *results) entries(ctx context.Context, items []int, id func(i int) string) ([]entry, time.Time, error) {
 	list := make([]entry, len(items))
-	var calls []call
-	parts := s.db.split(len(items), func(k int) string { return id(items[k]) })
-	for p, at := range parts {
-		args := make([]string, len(at))
-		for k, i := range at {
-			args[k] = id(items[i])
-		}
-		if len(args) > 0 {
-			calls = append(calls, call{s.db.scripts.getrecords, p, args})
-		}
-	}
 	var now time.Time
-	msgs, failed := s.db.runAll(ctx, calls)
-	for k := range calls {
-		if failed[k] != nil {
-			return nil, now, failed[k]
-		}
-		reply, err := msgs[k].ToArray()
-		at := parts[calls[k].partition]
-		if err != nil || len(reply) != len(at)+1 {
-			return nil, now, fmt.Errorf("%w (%w)", errForeign, err)
-		}
-		ms, err := reply[0].AsInt64()
-		if err != nil {
-			return nil, now, err
-		}
+	shares := s.db.shares(len(items), 0, func(k int) string { return id(items[k]) })
+	args := flat(func(k int) []string { return []string{id(items[k])} })
+	err := s.db.spread(ctx, s.db.scripts.getrecords, shares, args, func(m *rueidis.RedisMessage, at []int) error {
+		ms, texts, err := timed(m, at)
 		now = moment(ms)
-		for j, i := range at {
-			text, err := reply[j+1].ToString()
+		for j := range texts {
+			text, err := texts[j].ToString()
 			if err == nil {
-				list[i], err = parseEntry(text)
+				list[at[j]], err = parseEntry(text)
 			}
 			if err != nil {
-				return nil, now, err
+				return err
 			}
 		}
-	}
-	return list, now, nil
+		return err
+	})
+	return list, now, err
 }
 
 // Create implements store.Results.
@@ -335,36 +299,23 @@ func (s *results) Delete(ctx context.Context, ids ...string) ([]error, error) {
 		return nil, err
 	}
 	errs := make([]error, len(ids))
-	var calls []call
-	parts := s.db.split(len(ids), func(i int) string { return ids[i] })
-	for p, items := range parts {
-		args := make([]string, len(items))
-		for k, i := range items {
-			args[k] = ids[i]
-		}
-		if len(args) > 0 {
-			calls = append(calls, call{s.db.scripts.delete, p, args})
-		}
-	}
-	msgs, failed := s.db.runAll(ctx, calls)
 	var elsewhere []int
-	for k := range calls {
-		if failed[k] != nil {
-			return nil, fmt.Errorf("delete statuses: %w", failed[k])
-		}
-		items := parts[calls[k].partition]
-		letters, err := msgs[k].ToString()
-		if err != nil || len(letters) != len(items) {
-			return nil, fmt.Errorf("delete statuses: %w (%w)", errForeign, err)
-		}
-		for at, i := range items {
-			switch letters[at] {
+	shares := s.db.shares(len(ids), 0, func(i int) string { return ids[i] })
+	args := flat(func(i int) []string { return ids[i : i+1] })
+	err := s.db.spread(ctx, s.db.scripts.delete, shares, args, func(m *rueidis.RedisMessage, items []int) error {
+		said, err := letters(m, items)
+		for at := range said {
+			switch said[at] {
 			case 'n':
-				errs[i] = store.ErrNotFinished
+				errs[items[at]] = store.ErrNotFinished
 			case 'u':
-				elsewhere = append(elsewhere, i)
+				elsewhere = append(elsewhere, items[at])
 			}
 		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("delete statuses: %w", err)
 	}
 	refused, err := s.deleteRecords(ctx, elsewhere, ids)
 	if err != nil {

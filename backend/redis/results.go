@@ -3,7 +3,6 @@ package redis
 import (
 	"context"
 	"fmt"
-	"slices"
 	"sync/atomic"
 
 	"github.com/redis/rueidis"
@@ -45,44 +44,24 @@ func (s *results) Get(ctx context.Context, ids ...string) ([]store.Found, error)
 		return nil, err
 	}
 	found := make([]store.Found, len(ids))
-	var calls []call
-	var items [][]int
-	for p, all := range s.db.split(len(ids), func(i int) string { return ids[i] }) {
-		for page := range slices.Chunk(all, getPage) {
-			args := make([]string, len(page))
-			for k, i := range page {
-				args[k] = ids[i]
+	shares := s.db.shares(len(ids), getPage, func(i int) string { return ids[i] })
+	args := flat(func(i int) []string { return ids[i : i+1] })
+	err := s.db.spread(ctx, s.db.scripts.get, shares, args, func(m *rueidis.RedisMessage, items []int) error {
+		now, list, err := timed(m, items)
+		for k := range list {
+			if found[items[k]], err = readStatus(&list[k], ids[items[k]], now); err != nil {
+				break
 			}
-			calls, items = append(calls, call{s.db.scripts.get, p, args}), append(items, page)
 		}
-	}
-	msgs, errs := s.db.runAll(ctx, calls)
-	for k := range calls {
-		if errs[k] != nil {
-			return nil, fmt.Errorf("get statuses: %w", errs[k])
+		if err != nil {
+			return fmt.Errorf("%w: %w", broker.ErrUnavailable, err)
 		}
-		if err := readStatuses(&msgs[k], items[k], ids, found); err != nil {
-			return nil, fmt.Errorf("get statuses: %w: %w", broker.ErrUnavailable, err)
-		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("get statuses: %w", err)
 	}
 	return found, nil
-}
-
-func readStatuses(m *rueidis.RedisMessage, items []int, ids []string, found []store.Found) error {
-	list, err := m.ToArray()
-	if err != nil || len(list) != len(items)+1 {
-		return fmt.Errorf("the server's answer is of another form (%w)", err)
-	}
-	now, err := list[0].AsInt64()
-	if err != nil {
-		return err
-	}
-	for k, i := range items {
-		if found[i], err = readStatus(&list[k+1], ids[i], now); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // readStatus reads one of the get script's answers.
