@@ -1,6 +1,8 @@
 package redis_test
 
 import (
+	"context"
+	"errors"
 	"net"
 	"testing"
 	"time"
@@ -8,6 +10,7 @@ import (
 	"github.com/stemjobs/stem/backend/redis"
 	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/internal/redistest"
+	"github.com/stemjobs/stem/store"
 )
 
 // What a call stored with WaitReplicas is at the replica when it returns.
@@ -33,5 +36,22 @@ func TestWaitReplicas(t *testing.T) {
 		if n := replica.Do("EXISTS", "{stem:0}:t:"+p.Envelope.ID); n != int64(1) {
 			t.Errorf("%s is not at the replica: %v", p.Envelope.ID, n)
 		}
+	}
+}
+
+// Reads wait for no replica, and answer also where there are none.
+func TestReadsWaitForNoReplica(t *testing.T) {
+	s := redistest.Start(t, redistest.Options{})
+	open(t, redis.Config{Addrs: []string{s.Addr}})
+	db := open(t, redis.Config{Addrs: []string{s.Addr}, WaitReplicas: 1})
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second) // a write waits for longer
+	defer cancel()
+	_, err1 := db.Broker().Queues(ctx)
+	_, _, err2 := db.Broker().DeadLetters().ListDeadLetters(ctx, broker.DeadFilter{}, broker.Page{})
+	_, err3 := db.Heartbeats().Workers(ctx)
+	_, err4 := db.Schedules().Due(ctx, 10)
+	_, _, err5 := db.Audit().List(ctx, store.AuditQuery{})
+	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+		t.Error(err)
 	}
 }

@@ -22,6 +22,7 @@ var luaFiles embed.FS
 // script is one script and its hash.
 type script struct {
 	name, source, sha string
+	reads             bool // it writes nothing: no replica need have it
 }
 
 // scripts are all of them. Each is common.lua and the files that it names.
@@ -80,6 +81,9 @@ func loadScripts() (scripts, error) {
 			return s, err
 		}
 		*part.to = loaded
+	}
+	for _, r := range []*script{s.get, s.queues, s.due, s.deadlist, s.getrecords, s.beats, s.audits} {
+		r.reads = true
 	}
 	return s, nil
 }
@@ -172,7 +176,7 @@ func ownDeadline(caller context.Context, err error) error {
 // connection until the replicas have what it wrote.
 func (db *DB) send(ctx context.Context, c rueidis.Completed, s *script) (rueidis.RedisMessage, error) {
 	want := int64(db.config.WaitReplicas)
-	if want == 0 || s == db.scripts.get || s == db.scripts.queues {
+	if want == 0 || s.reads {
 		return db.client.Do(ctx, c).ToMessage()
 	}
 	wait := db.client.B().Wait().Numreplicas(want).Timeout(replicaTimeout.Milliseconds()).Build()
