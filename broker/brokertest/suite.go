@@ -96,12 +96,7 @@ func (o Options) rules() []conform.Rule {
 	if o.Lease <= 0 {
 		o.Lease = 300 * time.Millisecond
 	}
-	if o.Slack <= 0 {
-		o.Slack = 5 * time.Second
-		if o.Virtual {
-			o.Slack = 50 * time.Millisecond
-		}
-	}
+	o.Slack = conform.Slack(o.Slack, o.Virtual)
 	var bound []conform.Rule
 	for _, r := range tests {
 		number, _, _ := strings.Cut(r.name, "_")

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // Rule is one rule and the test of it.
@@ -27,6 +28,19 @@ type Config struct {
 	// Parallel is how many rules run at once; 0: 8. It is not bound to the
 	// number of CPUs as -parallel is, since most rules only wait.
 	Parallel int
+}
+
+// Slack is what a busy machine may add to a bound, unless it is given: 5 s, or
+// 50 ms in virtual time, where nothing is ever busy.
+func Slack(given time.Duration, virtual bool) time.Duration {
+	switch {
+	case given > 0:
+		return given
+	case virtual:
+		return 50 * time.Millisecond
+	default:
+		return 5 * time.Second
+	}
 }
 
 // Run runs each rule as a subtest of its name.

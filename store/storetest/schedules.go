@@ -57,12 +57,7 @@ func (o ScheduleOptions) rules() []conform.Rule {
 	if o.TTL <= 0 {
 		o.TTL = 300 * time.Millisecond
 	}
-	if o.Slack <= 0 {
-		o.Slack = 5 * time.Second
-		if o.Virtual {
-			o.Slack = 50 * time.Millisecond
-		}
-	}
+	o.Slack = conform.Slack(o.Slack, o.Virtual)
 	var bound []conform.Rule
 	for _, r := range scheduleTests {
 		bound = append(bound, conform.Rule{Name: r.name, Test: func(t testing.TB) { r.test(newPlanner(t, o)) }})

@@ -81,12 +81,7 @@ func (o Options) rules() []conform.Rule {
 	if o.Keep <= 0 {
 		o.Keep = 300 * time.Millisecond
 	}
-	if o.Slack <= 0 {
-		o.Slack = 5 * time.Second
-		if o.Virtual {
-			o.Slack = 50 * time.Millisecond
-		}
-	}
+	o.Slack = conform.Slack(o.Slack, o.Virtual)
 	var bound []conform.Rule
 	for _, r := range tests {
 		bound = append(bound, conform.Rule{Name: r.name, Test: func(t testing.TB) { r.test(newEnv(t, o)) }})
