@@ -49,7 +49,12 @@ func TestIdleFleet(t *testing.T) {
 	}
 	defer wg.Wait()
 	defer stop()
-	time.Sleep(time.Second) // they register; some look again as the fleet grows
+	for began := time.Now(); s.Do("ZCARD", "{stem:0}:idle") != int64(workers); time.Sleep(10 * time.Millisecond) {
+		if time.Since(began) > 20*time.Second {
+			t.Fatal("not all of the workers wait")
+		}
+	}
+	time.Sleep(time.Second) // some look once more, since the fleet has grown meanwhile
 
 	const watched = 3 * time.Second
 	before := scripts(t, s)
