@@ -56,7 +56,16 @@ func (s *session) askTime() time.Duration {
 }
 
 // ask sends a command to the workers that the flags name.
-func (s *session) ask(ctx context.Context, client *stem.Client, f *askFlags, kind string, args any) (stem.Asked, error) {
+func (s *session) ask(ctx context.Context, f *askFlags, kind string, args any) (stem.Asked, error) {
+	client, err := s.client(ctx)
+	if err != nil {
+		return stem.Asked{}, err
+	}
+	return s.askBy(ctx, client, f, kind, args)
+}
+
+// askBy is ask by a client that the command has already.
+func (s *session) askBy(ctx context.Context, client *stem.Client, f *askFlags, kind string, args any) (stem.Asked, error) {
 	if err := f.check(); err != nil {
 		return stem.Asked{}, err
 	}
@@ -166,11 +175,7 @@ none did, 4 when no worker is there.`,
 	}
 	f.add(s, c, "`GLOB` of the ids of workers to ask; default: all")
 	c.RunE = s.asks(func(ctx context.Context, _ []string) error {
-		client, err := s.client(ctx)
-		if err != nil {
-			return err
-		}
-		a, err := s.ask(ctx, client, f, stem.CommandPing, nil)
+		a, err := s.ask(ctx, f, stem.CommandPing, nil)
 		if err != nil {
 			return err
 		}
@@ -218,11 +223,7 @@ exit code is as that of worker ping.`,
 		default:
 			return usage("--only %q: want active, prefetched or revoked", only)
 		}
-		client, err := s.client(ctx)
-		if err != nil {
-			return err
-		}
-		a, err := s.ask(ctx, client, f, stem.CommandInspect, nil)
+		a, err := s.ask(ctx, f, stem.CommandInspect, nil)
 		if err != nil {
 			return err
 		}
@@ -303,11 +304,7 @@ themselves, without asking. The exit code is as that of worker ping.`,
 	}
 	f.add(s, c, "`GLOB` of the ids of workers to ask; default: all")
 	c.RunE = s.asks(func(ctx context.Context, _ []string) error {
-		client, err := s.client(ctx)
-		if err != nil {
-			return err
-		}
-		a, err := s.ask(ctx, client, f, stem.CommandStats, nil)
+		a, err := s.ask(ctx, f, stem.CommandStats, nil)
 		if err != nil {
 			return err
 		}

@@ -62,7 +62,7 @@ func (s *session) diagnose(ctx context.Context, f *askFlags) error {
 		d.worker(&workers[i])
 	}
 	if len(workers) > 0 {
-		a, err := s.ask(ctx, client, f, stem.CommandPing, nil)
+		a, err := s.askBy(ctx, client, f, stem.CommandPing, nil)
 		if err != nil {
 			return err
 		}

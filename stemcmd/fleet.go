@@ -78,7 +78,7 @@ func (s *session) workerShutdown(ctx context.Context, f *askFlags, ch changeFlag
 	if err := s.confirm(ctx, p, ch.yes); err != nil {
 		return err
 	}
-	a, err := s.ask(ctx, client, f, stem.CommandShutdown, stem.ShutdownArgs{Mode: mode})
+	a, err := s.askBy(ctx, client, f, stem.CommandShutdown, stem.ShutdownArgs{Mode: mode})
 	if err != nil {
 		return err
 	}
@@ -106,11 +106,7 @@ that of worker ping.`,
 		if !n.set {
 			return usage("say how many: --concurrency")
 		}
-		client, err := s.client(ctx)
-		if err != nil {
-			return err
-		}
-		a, err := s.ask(ctx, client, f, stem.CommandScale, stem.ScaleArgs{Concurrency: n.value})
+		a, err := s.ask(ctx, f, stem.CommandScale, stem.ScaleArgs{Concurrency: n.value})
 		if err != nil {
 			return err
 		}
@@ -145,11 +141,7 @@ as that of worker ping.`,
 		default:
 			return usage("level %q: want debug, info, warn or error", args[0])
 		}
-		client, err := s.client(ctx)
-		if err != nil {
-			return err
-		}
-		a, err := s.ask(ctx, client, f, stem.CommandLogLevel, stem.LogLevelArgs{Level: args[0]})
+		a, err := s.ask(ctx, f, stem.CommandLogLevel, stem.LogLevelArgs{Level: args[0]})
 		if err != nil {
 			return err
 		}
