@@ -13,7 +13,9 @@ import (
 
 // testB25: queues are described as they are.
 func testB25(e *env) {
-	const about = 10 * early // an age may be told by an estimate of the store's clock
+	// An age may be told by an estimate of the store's clock, which is made where
+	// the machine may be busy: no more is asked than that it is an age at all.
+	const rest, least, about = 20 * poll, 2 * poll, time.Second
 	if infos, err := e.Broker.Queues(e.ctx); err != nil || len(infos) != 0 {
 		e.Errorf("Queues of an empty broker: got %+v, error %v", infos, err)
 	}
@@ -33,13 +35,13 @@ func testB25(e *env) {
 	ds := c.all(3)
 	e.settle(ds[0], task.Failed)
 	e.settle(ds[1], task.Succeeded)
-	time.Sleep(10 * poll)
+	time.Sleep(rest)
 	infos, err := e.Broker.Queues(e.ctx)
 	var names []string
 	for _, q := range infos {
 		names = append(names, q.Name)
-		if most := time.Since(began) + about; q.Ready > 0 && (q.Oldest < 10*poll-about || q.Oldest > most) || q.Ready == 0 && q.Oldest != 0 {
-			e.Errorf("queue %s: the oldest of %d ready is %s, want %s to %s", q.Name, q.Ready, q.Oldest, 10*poll-about, most)
+		if most := time.Since(began) + about; q.Ready > 0 && (q.Oldest < least || q.Oldest > most) || q.Ready == 0 && q.Oldest != 0 {
+			e.Errorf("queue %s: the oldest of %d ready is %s, want %s to %s", q.Name, q.Ready, q.Oldest, least, most)
 		}
 		if want := max(q.Delayed-1, 0); q.Due != want {
 			e.Errorf("queue %s: of %d delayed %d are due soon, want %d", q.Name, q.Delayed, q.Due, want)
