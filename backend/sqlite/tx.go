@@ -377,7 +377,6 @@ func (t *tx) committed() {
 		}
 		queues = append(queues, name)
 	}
-	t.handOut(true)
 	t.db.hub.committed(queues, t.changed, t.revoked)
 	if len(t.topics) > 0 {
 		t.db.hub.tellTopics(t.topics)

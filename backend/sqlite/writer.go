@@ -189,9 +189,6 @@ func (w *writer) group() {
 		return
 	}
 	ops, t, err := w.transaction(w.next)
-	if err == nil && t != nil {
-		t.handOut(true) // who waits need not wait for the lock's end
-	}
 	if err != nil && len(ops) > 1 && t != nil && !t.committing {
 		// One of them cannot be written: it must fail alone.
 		w.alone(ops)
@@ -218,16 +215,17 @@ func (w *writer) alone(ops []*op) {
 }
 
 func (w *writer) answer(ops []*op, t *tx, err error) {
-	switch {
-	case t == nil:
-	case err == nil:
+	if t != nil && err == nil {
 		t.committed()
-	default:
-		t.handOut(false)
 	}
 	for _, o := range ops {
 		o.err = err
 		close(o.done)
+	}
+	if t != nil {
+		// Who is woken last runs first, and in place of this goroutine, which is
+		// about to wait: no other thread has to wake up for it.
+		t.handOut(err == nil)
 	}
 }
 

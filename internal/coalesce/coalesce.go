@@ -12,8 +12,8 @@ import (
 // or with an error that all its callers get. Set the fields before the first
 // Do. A Group is safe for concurrent use.
 type Group[In, Out any] struct {
-	// Flush processes one batch. Its context ends when every caller of the
-	// batch has gone.
+	// Flush processes one batch, and returns soon after its context has ended,
+	// which it does when every caller of the batch has gone.
 	Flush func(ctx context.Context, batch []In) ([]Out, error)
 	// Weigh is an item's share of MaxWeight; nil: none.
 	Weigh     func(In) int
@@ -45,14 +45,15 @@ func (g *Group[In, Out]) Do(ctx context.Context, in In) (out Out, sent bool, err
 	if err := ctx.Err(); err != nil {
 		return out, false, err
 	}
-	c := &call[In, Out]{in: in, gone: ctx.Err, done: make(chan struct{})}
 	g.mu.Lock()
-	g.waiting = append(g.waiting, c)
 	if !g.flying {
 		g.flying = true
 		g.flights.Add(1)
-		go g.fly()
+		g.mu.Unlock()
+		return g.alone(ctx, in)
 	}
+	c := &call[In, Out]{in: in, gone: ctx.Err, done: make(chan struct{})}
+	g.waiting = append(g.waiting, c)
 	g.mu.Unlock()
 
 	select {
@@ -68,6 +69,26 @@ func (g *Group[In, Out]) Do(ctx context.Context, in In) (out Out, sent bool, err
 	}
 	c.leave()
 	return out, true, ctx.Err()
+}
+
+// alone sends the batch of a caller that finds none under way, which is its item
+// alone, without waking anybody for it. Who has come meanwhile flies next.
+func (g *Group[In, Out]) alone(ctx context.Context, in In) (out Out, sent bool, err error) {
+	defer func() {
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		if len(g.waiting) > 0 {
+			go g.fly()
+			return
+		}
+		g.flying = false
+		g.flights.Done()
+	}()
+	outs, err := g.Flush(ctx, []In{in})
+	if err == nil {
+		out = outs[0]
+	}
+	return out, true, err
 }
 
 // Wait returns when no batch is under way. Call it after the last Do.
