@@ -107,9 +107,9 @@ func (p *picture) scan(ctx context.Context) (map[string][]string, error) {
 	keys := make(map[string][]string)
 	for _, node := range p.db.client.Nodes() {
 		for cursor := uint64(0); ; {
-			page, err := node.Do(ctx, node.B().Scan().Cursor(cursor).Match(escapeGlob(p.tag)+":*").Count(1000).Build()).AsScanEntry()
+			page, err := doAt(ctx, node, node.B().Scan().Cursor(cursor).Match(escapeGlob(p.tag)+":*").Count(1000).Build()).AsScanEntry()
 			if err != nil {
-				return nil, unavailable(err)
+				return nil, err
 			}
 			for _, key := range page.Elements {
 				kind, rest, _ := strings.Cut(key[len(p.tag)+1:], ":")
@@ -152,7 +152,7 @@ func (p *picture) readTasks(ctx context.Context, keys map[string][]string) error
 }
 
 func (p *picture) readRuns(ctx context.Context, _ map[string][]string) error {
-	all, err := p.db.client.Do(ctx, p.db.client.B().Hgetall().Key(p.tag+":run").Build()).AsStrMap()
+	all, err := p.db.do(ctx, p.db.client.B().Hgetall().Key(p.tag+":run").Build()).AsStrMap()
 	if err != nil {
 		return unavailable(err)
 	}
@@ -164,10 +164,10 @@ func (p *picture) readRuns(ctx context.Context, _ map[string][]string) error {
 		}
 		p.runs[id] = r
 	}
-	if p.filled, err = p.db.client.Do(ctx, p.db.client.B().Hgetall().Key(p.tag+":filled").Build()).AsStrMap(); err != nil {
+	if p.filled, err = p.db.do(ctx, p.db.client.B().Hgetall().Key(p.tag+":filled").Build()).AsStrMap(); err != nil {
 		return unavailable(err)
 	}
-	if p.counts, err = p.db.client.Do(ctx, p.db.client.B().Hgetall().Key(p.tag+":count").Build()).AsIntMap(); err != nil {
+	if p.counts, err = p.db.do(ctx, p.db.client.B().Hgetall().Key(p.tag+":count").Build()).AsIntMap(); err != nil {
 		return unavailable(err)
 	}
 	return nil
@@ -175,7 +175,7 @@ func (p *picture) readRuns(ctx context.Context, _ map[string][]string) error {
 
 // members lists a sorted set.
 func (p *picture) members(ctx context.Context, key string) ([]string, error) {
-	list, err := p.db.client.Do(ctx, p.db.client.B().Zrange().Key(p.tag+key).Min("0").Max("-1").Build()).AsStrSlice()
+	list, err := p.db.do(ctx, p.db.client.B().Zrange().Key(p.tag+key).Min("0").Max("-1").Build()).AsStrSlice()
 	return list, unavailable(err)
 }
 
@@ -249,7 +249,7 @@ func cutLast(s string) (before, after string, ok bool) {
 // gone, is allowed, and counted.
 func (p *picture) readLines(ctx context.Context, keys map[string][]string) error {
 	for _, key := range keys["q"] {
-		ids, err := p.db.client.Do(ctx, p.db.client.B().Lrange().Key(p.tag+":q:"+key).Start(0).Stop(-1).Build()).AsStrSlice()
+		ids, err := p.db.do(ctx, p.db.client.B().Lrange().Key(p.tag+":q:"+key).Start(0).Stop(-1).Build()).AsStrSlice()
 		if err != nil {
 			return unavailable(err)
 		}
@@ -268,7 +268,7 @@ func (p *picture) readLines(ctx context.Context, keys map[string][]string) error
 }
 
 func (p *picture) readDelayed(ctx context.Context, keys map[string][]string) error {
-	due, err := p.db.client.Do(ctx, p.db.client.B().Zrange().Key(p.tag+":due").Min("0").Max("-1").Withscores().Build()).AsZScores()
+	due, err := p.db.do(ctx, p.db.client.B().Zrange().Key(p.tag+":due").Min("0").Max("-1").Withscores().Build()).AsZScores()
 	if err != nil {
 		return unavailable(err)
 	}
@@ -277,7 +277,7 @@ func (p *picture) readDelayed(ctx context.Context, keys map[string][]string) err
 		first[z.Member] = int64(z.Score)
 	}
 	for _, queue := range keys["d"] {
-		list, err := p.db.client.Do(ctx, p.db.client.B().Zrange().Key(p.tag+":d:"+queue).Min("0").Max("-1").Withscores().Build()).AsZScores()
+		list, err := p.db.do(ctx, p.db.client.B().Zrange().Key(p.tag+":d:"+queue).Min("0").Max("-1").Withscores().Build()).AsZScores()
 		if err != nil {
 			return unavailable(err)
 		}

@@ -17,8 +17,8 @@ import (
 func (p *picture) readSchedules(ctx context.Context, keys map[string][]string) error {
 	listed, err1 := p.members(ctx, ":entries")
 	pending, err2 := p.members(ctx, ":pending")
-	due, err3 := p.db.client.Do(ctx, p.db.client.B().Zrange().Key(p.tag+":entries:due").Min("0").Max("-1").Withscores().Build()).AsZScores()
-	firings, err4 := p.db.client.Do(ctx, p.db.client.B().Hgetall().Key(p.tag+":pending:firings").Build()).AsStrMap()
+	due, err3 := p.db.do(ctx, p.db.client.B().Zrange().Key(p.tag+":entries:due").Min("0").Max("-1").Withscores().Build()).AsZScores()
+	firings, err4 := p.db.do(ctx, p.db.client.B().Hgetall().Key(p.tag+":pending:firings").Build()).AsStrMap()
 	if err := errors.Join(err1, err2, unavailable(err3), unavailable(err4)); err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (p *picture) checkHistories(ctx context.Context, keys map[string][]string, 
 		if _, there := slices.BinarySearch(keys["entry"], id); !there {
 			p.wrong("there is a history of schedule %s, which is not there", id)
 		}
-		lines, err := p.db.client.Do(ctx, p.db.client.B().Lrange().Key(p.tag+":history:"+id).Start(0).Stop(store.MaxHistory-1).Build()).AsStrSlice()
+		lines, err := p.db.do(ctx, p.db.client.B().Lrange().Key(p.tag+":history:"+id).Start(0).Stop(store.MaxHistory-1).Build()).AsStrSlice()
 		if err != nil {
 			return unavailable(err)
 		}

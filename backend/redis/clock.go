@@ -60,7 +60,7 @@ func (db *DB) clock() int64 { return time.Now().Add(db.aheadNow()).UnixMilli() }
 
 // serverTime is the server's time.
 func (db *DB) serverTime(ctx context.Context) (time.Time, error) {
-	words, err := db.client.Do(ctx, db.client.B().Time().Build()).AsIntSlice()
+	words, err := db.do(ctx, db.client.B().Time().Build()).AsIntSlice()
 	if err != nil || len(words) != 2 {
 		return time.Time{}, fmt.Errorf("ask the time: %w", unavailable(err))
 	}

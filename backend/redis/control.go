@@ -53,7 +53,7 @@ func (c control) Listen(ctx context.Context, worker string) (store.Commands, err
 		return nil, fmt.Errorf("listen to commands: %w", err)
 	}
 	// A command that is on its way already is from before.
-	n, err := c.db.client.Do(ctx, c.db.client.B().Get().Key(c.db.tags[0]+":told").Build()).AsInt64()
+	n, err := c.db.do(ctx, c.db.client.B().Get().Key(c.db.tags[0]+":told").Build()).AsInt64()
 	if err != nil && !rueidis.IsRedisNil(err) {
 		return nil, fmt.Errorf("listen to commands: %w", closeAfter(l, unavailable(err)))
 	}
@@ -111,7 +111,7 @@ func (l *commands) Reply(ctx context.Context, r store.Reply) error {
 		return fmt.Errorf("reply: %w", err)
 	}
 	cmd := l.db.client.B().Publish().Channel(l.db.replies(r.Command)).Message(rueidis.BinaryString(data)).Build()
-	if err := l.db.client.Do(ctx, cmd).Error(); err != nil {
+	if err := failed(l.db.do(ctx, cmd)); err != nil {
 		return fmt.Errorf("reply: %w", unavailable(err))
 	}
 	return nil

@@ -29,7 +29,7 @@ func (db *DB) DropNamespace(ctx context.Context) error {
 // what its master has, and loses it with that.
 func (db *DB) dropFrom(ctx context.Context, n rueidis.Client) error {
 	const page = 1000
-	role, err := n.Do(ctx, n.B().Role().Build()).ToArray()
+	role, err := doAt(ctx, n, n.B().Role().Build()).ToArray()
 	if err != nil {
 		return err
 	}
@@ -37,7 +37,7 @@ func (db *DB) dropFrom(ctx context.Context, n rueidis.Client) error {
 		return err
 	}
 	for cursor := uint64(0); ; {
-		found, err := n.Do(ctx, n.B().Scan().Cursor(cursor).Match("{"+db.config.Namespace+":*}:*").Count(page).Build()).AsScanEntry()
+		found, err := doAt(ctx, n, n.B().Scan().Cursor(cursor).Match("{"+db.config.Namespace+":*}:*").Count(page).Build()).AsScanEntry()
 		if err != nil {
 			return err
 		}

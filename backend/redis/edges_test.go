@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/stemjobs/stem/backend/redis"
 	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/internal/redistest"
+	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -179,28 +181,62 @@ func TestRepeatedPublishKeepsItsClaim(t *testing.T) {
 	}
 }
 
-// While the server is away a read fails, also without a deadline.
-func TestReadsEndWhileTheServerIsAway(t *testing.T) {
-	t.Parallel()
-	s := redistest.Start(t, redistest.Options{})
-	db := open(t, redis.Config{Addrs: []string{s.Addr}})
-	s.Kill()
-	ended := make(chan error, 1)
-	ctx, cancel := context.WithCancel(t.Context())
-	defer cancel()
-	go func() {
-		_, err := db.Broker().(broker.Pauser).Pauses(ctx)
-		ended <- err
-	}()
-	select {
-	case err := <-ended:
-		if !errors.Is(err, broker.ErrUnavailable) {
-			t.Errorf("got %v", err)
-		}
-	case <-time.After(30 * time.Second):
-		t.Error("it does not end")
-		cancel()
-		<-ended
+// While the server is away, or says nothing, every call fails, also without a
+// deadline, and says that the store is unavailable.
+func TestCallsEndWhileTheServerIsAway(t *testing.T) {
+	for name, leave := range map[string]func(s *redistest.Server){
+		"killed": (*redistest.Server).Kill, "silent": (*redistest.Server).Pause,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := redistest.Start(t, redistest.Options{})
+			db := open(t, redis.Config{Addrs: []string{s.Addr}, Partitions: 2})
+			leave(s)
+			if name == "silent" {
+				defer s.Cont()
+			}
+			var all sync.WaitGroup
+			for what, call := range lonelyCalls(db) {
+				all.Go(func() {
+					if err := call(context.Background()); !errors.Is(err, broker.ErrUnavailable) || errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("%s: got %v", what, err)
+					}
+				})
+			}
+			all.Wait()
+		})
+	}
+}
+
+// lonelyCalls have one of each kind that is no script, and one that is.
+func lonelyCalls(db *redis.DB) map[string]func(ctx context.Context) error {
+	b := db.Broker()
+	return map[string]func(ctx context.Context) error{
+		"Pauses": func(ctx context.Context) error { _, err := b.(broker.Pauser).Pauses(ctx); return err },
+		"Revocations": func(ctx context.Context) error {
+			_, _, err := b.(broker.RevocationLister).Revocations(ctx, broker.Page{})
+			return err
+		},
+		"RevokedOf": func(ctx context.Context) error {
+			_, err := b.(broker.RevocationTeller).RevokedOf(ctx, broker.Receipt{ID: "a"})
+			return err
+		},
+		"Holds": func(ctx context.Context) error { _, err := b.(broker.Owner).Holds(ctx, "a", "b", "c"); return err },
+		"Look":  func(ctx context.Context) error { _, err := db.Memos().Look(ctx, "k"); return err },
+		"Swap": func(ctx context.Context) error {
+			_, err := db.Memos().Swap(ctx, "k", nil, []byte("v"), time.Minute)
+			return err
+		},
+		"Clock":    func(ctx context.Context) error { _, err := db.Clock(ctx); return err },
+		"Check":    db.Check,
+		"Warnings": func(ctx context.Context) error { _, err := db.Warnings(ctx); return err },
+		"List":     func(ctx context.Context) error { _, err := db.Results().List(ctx, store.Query{}); return err },
+		"ListOutboxes": func(ctx context.Context) error {
+			_, _, err := db.Results().(store.Outboxes).ListOutboxes(ctx, time.Now(), broker.Page{})
+			return err
+		},
+		"Schedules": func(ctx context.Context) error { _, _, err := db.Schedules().List(ctx, broker.Page{}); return err },
+		"History":   func(ctx context.Context) error { _, err := db.Schedules().History(ctx, "a", 1); return err },
 	}
 }
 

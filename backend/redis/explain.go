@@ -26,8 +26,8 @@ func explain(ctx context.Context, c Config, err error) error {
 	if words != "" {
 		return fmt.Errorf("%s: %w", words, unavailable(err))
 	}
-	said, ok := rueidis.IsRedisErr(err)
-	if !ok {
+	said := new(rueidis.RedisError)
+	if !errors.As(err, &said) {
 		if c.TLS == nil && !isDialError(err) && speaksTLS(ctx, c) {
 			return fmt.Errorf("the port speaks TLS: say rediss:// in place of redis://: %w", unavailable(err))
 		}
@@ -57,15 +57,6 @@ func explain(ctx context.Context, c Config, err error) error {
 		return unavailable(err)
 	}
 	return fmt.Errorf("%s: %w", words, unavailable(err))
-}
-
-// foreign explains that a key is there and is not what Stem makes of it, or
-// that a right is missing.
-func (db *DB) foreign(key string, err error) error {
-	if said, ok := rueidis.IsRedisErr(err); ok && strings.HasPrefix(said.Error(), "WRONGTYPE") {
-		return fmt.Errorf("the key %s is another program's, or damaged: choose another namespace (STEM_NAMESPACE), or remove the key: %w", key, unavailable(err))
-	}
-	return explain(context.Background(), db.config, err)
 }
 
 // explainTLS does so for what concerns TLS; "": it is something else.

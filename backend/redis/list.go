@@ -103,7 +103,7 @@ func (j *journal) turn(ctx context.Context) error {
 	if j.minute > 0 {
 		newest = "(" + strconv.FormatInt(j.minute/1000, 10)
 	}
-	last, err := j.db.client.Do(ctx, b.Zrevrangebyscore().Key(key).Max(newest).Min("-inf").Withscores().Limit(0, 1).Build()).AsZScores()
+	last, err := j.db.do(ctx, b.Zrevrangebyscore().Key(key).Max(newest).Min("-inf").Withscores().Limit(0, 1).Build()).AsZScores()
 	if err != nil && !rueidis.IsRedisNil(err) {
 		return unavailable(err)
 	}
@@ -112,7 +112,7 @@ func (j *journal) turn(ctx context.Context) error {
 		return nil
 	}
 	j.minute = int64(last[0].Score) / 60 * 60000
-	names, err := j.db.client.Do(ctx, b.Zrevrangebyscore().Key(key).
+	names, err := j.db.do(ctx, b.Zrevrangebyscore().Key(key).
 		Max(strconv.FormatInt(j.minute/1000+59, 10)).Min(strconv.FormatInt(j.minute/1000, 10)).Build()).AsStrSlice()
 	if err != nil && !rueidis.IsRedisNil(err) {
 		return unavailable(err)
@@ -140,7 +140,7 @@ func (j *journal) list(ctx context.Context, name string, minute int64) ([]ref, e
 	var out []ref
 	key := j.db.tags[j.partition] + ":j:" + name
 	for from := int64(0); ; from += journalPage {
-		entries, err := j.db.client.Do(ctx, j.db.client.B().Lrange().Key(key).Start(from).Stop(from+journalPage-1).Build()).AsStrSlice()
+		entries, err := j.db.do(ctx, j.db.client.B().Lrange().Key(key).Start(from).Stop(from+journalPage-1).Build()).AsStrSlice()
 		if err != nil {
 			return nil, unavailable(err)
 		}

@@ -58,12 +58,12 @@ func (s memos) Look(ctx context.Context, key string) ([]byte, error) {
 		return nil, err
 	}
 	tag := s.db.tags[s.db.partition(key)]
-	m, err := s.db.client.Do(ctx, s.db.client.B().Get().Key(tag+":memo:"+key).Build()).ToMessage()
+	r := s.db.do(ctx, s.db.client.B().Get().Key(tag+":memo:"+key).Build())
 	switch {
-	case rueidis.IsRedisNil(err):
+	case rueidis.IsRedisNil(r.err):
 		return nil, nil
-	case err != nil:
-		return nil, fmt.Errorf("look at memo: %w", unavailable(err))
+	case r.err != nil:
+		return nil, fmt.Errorf("look at memo: %w", r.err)
 	}
-	return there(m)
+	return there(r.message)
 }

@@ -76,7 +76,7 @@ func (b *redisBroker) Pauses(ctx context.Context) ([]broker.Pause, error) {
 	if err := b.check(ctx); err != nil {
 		return nil, err
 	}
-	all, err := b.db.client.Do(ctx, b.db.client.B().Hgetall().Key(b.db.tags[0]+":pauses").Build()).AsStrMap()
+	all, err := b.db.do(ctx, b.db.client.B().Hgetall().Key(b.db.tags[0]+":pauses").Build()).AsStrMap()
 	if err != nil {
 		return nil, fmt.Errorf("list paused queues: %w", unavailable(err))
 	}
@@ -137,7 +137,7 @@ func parseRevocationCursor(text string) (part int, after string, err error) {
 // people have asked for and workers have not ended yet: few.
 func (b *redisBroker) revoked(ctx context.Context, part int) ([]broker.PendingRevocation, error) {
 	cmds := b.db.client.B()
-	all, err := b.db.client.Do(ctx, cmds.Hgetall().Key(b.db.tags[part]+":rev").Build()).AsStrMap()
+	all, err := b.db.do(ctx, cmds.Hgetall().Key(b.db.tags[part]+":rev").Build()).AsStrMap()
 	if err != nil || len(all) == 0 {
 		return nil, unavailable(err)
 	}
@@ -146,7 +146,7 @@ func (b *redisBroker) revoked(ctx context.Context, part int) ([]broker.PendingRe
 		ids = append(ids, id)
 	}
 	slices.Sort(ids)
-	lines, err := b.db.client.Do(ctx, cmds.Hmget().Key(b.db.tags[part]+":run").Field(ids...).Build()).ToArray()
+	lines, err := b.db.do(ctx, cmds.Hmget().Key(b.db.tags[part]+":run").Field(ids...).Build()).ToArray()
 	if err != nil {
 		return nil, unavailable(err)
 	}

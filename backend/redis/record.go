@@ -393,7 +393,7 @@ func parseOutboxCursor(text string) (part int, from deadCursor, err error) {
 func (s *results) outboxesAfter(ctx context.Context, part int, from deadCursor, before time.Time, n int) (found []deadCursor, err error) {
 	key := s.db.tags[part] + ":s-outbox"
 	for skip := int64(0); len(found) < n; skip += int64(getPage) {
-		list, err := s.db.client.Do(ctx, s.db.client.B().Zrangebyscore().Key(key).
+		list, err := s.db.do(ctx, s.db.client.B().Zrangebyscore().Key(key).
 			Min(strconv.FormatInt(from.at, 10)).Max("("+strconv.FormatInt(before.UnixMilli(), 10)).
 			Withscores().Limit(skip, int64(getPage)).Build()).AsZScores()
 		if err != nil && !rueidis.IsRedisNil(err) {

@@ -118,18 +118,17 @@ func (db *DB) create(ctx context.Context) error {
 		}
 	}
 	b := db.client.B()
-	for _, r := range db.multi(ctx,
+	err := failed(db.multi(ctx,
 		b.Hsetnx().Key(key).Field("partitions").Value(strconv.Itoa(want)).Build(),
 		b.Hsetnx().Key(key).Field("schema").Value(schema).Build(),
-	) {
-		if err := r.Error(); err != nil {
-			return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, db.foreign(key, err))
-		}
+	)...)
+	if err != nil {
+		return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, explain(ctx, db.config, err))
 	}
 	if err := db.askTime(ctx); err != nil {
 		return fmt.Errorf("open Redis: %w", err)
 	}
-	meta, err := db.client.Do(ctx, b.Hgetall().Key(key).Build()).AsStrMap()
+	meta, err := db.do(ctx, b.Hgetall().Key(key).Build()).AsStrMap()
 	if err != nil {
 		return fmt.Errorf("open Redis: read %s: %w", key, unavailable(err))
 	}
@@ -150,9 +149,9 @@ func (db *DB) create(ctx context.Context) error {
 		db.keys[i] = db.keysOf(db.tags[i])
 		// A member of more than 64 bytes keeps a small sorted set from becoming a
 		// list, in which each change costs the length of all.
-		err := db.client.Do(ctx, b.Zadd().Key(db.tags[i]+":lease").Nx().ScoreMember().ScoreMember(math.Inf(1), guard).Build()).Error()
+		err := failed(db.do(ctx, b.Zadd().Key(db.tags[i]+":lease").Nx().ScoreMember().ScoreMember(math.Inf(1), guard).Build()))
 		if err != nil {
-			return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, db.foreign(db.tags[i]+":lease", err))
+			return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, explain(ctx, db.config, err))
 		}
 	}
 	return nil
@@ -216,7 +215,7 @@ func unavailable(err error) error {
 		return nil
 	case errors.Is(err, rueidis.ErrClosing):
 		return broker.ErrClosed
-	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded), errors.Is(err, broker.ErrUnavailable):
 		return err
 	default:
 		return fmt.Errorf("%w: %w", broker.ErrUnavailable, err)

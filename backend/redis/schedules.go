@@ -219,7 +219,7 @@ func (s *schedules) List(ctx context.Context, p broker.Page) ([]store.Schedule, 
 		from = "(" + p.Cursor
 	}
 	cmd := s.db.client.B().Zrangebylex().Key(s.key("entries")).Min(from).Max("+").Limit(0, int64(size)+1).Build()
-	ids, err := s.db.client.Do(ctx, cmd).AsStrSlice()
+	ids, err := s.db.do(ctx, cmd).AsStrSlice()
 	if err != nil {
 		return nil, "", fmt.Errorf("list schedules: %w", unavailable(err))
 	}
@@ -399,7 +399,7 @@ func (s *schedules) Wait(ctx context.Context, atMost time.Duration) error {
 }
 
 func (s *schedules) changes(ctx context.Context) (int64, error) {
-	n, err := s.db.client.Do(ctx, s.db.client.B().Hget().Key(s.key("schedules")).Field("changes").Build()).AsInt64()
+	n, err := s.db.do(ctx, s.db.client.B().Hget().Key(s.key("schedules")).Field("changes").Build()).AsInt64()
 	if rueidis.IsRedisNil(err) {
 		return 0, nil
 	}

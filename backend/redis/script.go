@@ -203,10 +203,10 @@ func (db *DB) together(ctx context.Context, cmds ...rueidis.Completed) []rueidis
 	return c.DoMulti(ctx, cmds...)
 }
 
-// multi sends commands side by side, and returns an answer for each. On a Cluster
+// sideBySide sends commands, and returns an answer for each. On a Cluster
 // each goes its own way: of several that meet a slot which is being moved, the
 // client mixes up the answers, and panics.
-func (db *DB) multi(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
+func (db *DB) sideBySide(ctx context.Context, cmds ...rueidis.Completed) []rueidis.RedisResult {
 	if !db.config.Cluster || len(cmds) == 0 {
 		return db.client.DoMulti(ctx, cmds...)
 	}
@@ -239,7 +239,7 @@ func (db *DB) runAll(ctx context.Context, calls []call) ([]rueidis.RedisMessage,
 	for i := range calls {
 		cmds[i] = db.evalsha(&calls[i])
 	}
-	for i, r := range db.multi(ctx, cmds...) {
+	for i, r := range db.sideBySide(ctx, cmds...) {
 		if msgs[i], errs[i] = r.ToMessage(); noScript(errs[i]) {
 			msgs[i], errs[i] = db.client.Do(ctx, db.eval(&calls[i])).ToMessage()
 		}

@@ -17,6 +17,8 @@ type server map[string]string
 // worst answer counts: the first that cannot be used, or that has something to
 // warn of.
 func look(ctx context.Context, client rueidis.Client) (servers, error) {
+	ctx, cancel := bounded(ctx)
+	defer cancel()
 	nodes := map[string]rueidis.Client{"": client}
 	if client.Mode() == rueidis.ClientModeCluster {
 		nodes = client.Nodes()
