@@ -3,33 +3,35 @@
 package chaos
 
 import (
-	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/stemjobs/stem/internal/redistest"
 )
 
-// TestRedisBackup follows the recipes of docs/redis.md under load: a copy is taken,
-// the server and all that it has are lost, the copy is restored, and the workers go
-// on with what it has.
+// TestRedisBackup backs up a server by deploy/backup/redis.sh under load: the server
+// and all that it has are lost, the copy is restored, and the workers go on with what
+// it has.
 func TestRedisBackup(t *testing.T) {
 	for name, b := range map[string]struct {
 		options redistest.Options
-		take    func(t *testing.T, s *redistest.Server, to string)
+		form    string
 	}{
-		"RDB": {redistest.Options{}, takeRDB},
-		"AOF": {redistest.Options{AOF: "everysec"}, takeAOF},
+		"RDB":                          {redistest.Options{}, "rdb"},
+		"RDB of a server that appends": {redistest.Options{AOF: "everysec"}, "rdb"},
+		"AOF":                          {redistest.Options{AOF: "everysec"}, "aof"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			server := redistest.Start(t, b.options)
 			c := startCrew(t, place{urls: storeURLs{Tasks: server.URL(0), Results: server.URL(1)}})
 			time.Sleep(peace())
-			backup, began := t.TempDir(), time.Now()
-			b.take(t, server, backup)
+			backup, began := filepath.Join(t.TempDir(), "copy"), time.Now()
+			redisScript(t, server, "backup", b.form, backup)
 			time.Sleep(peace())
 			server.Kill()
 			for _, path := range []string{"dump.rdb", "appendonlydir", "appendonly.aof"} {
@@ -37,9 +39,7 @@ func TestRedisBackup(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := os.CopyFS(server.Dir, os.DirFS(backup)); err != nil {
-				t.Fatal(err)
-			}
+			redisScript(t, server, "restore", backup, server.Dir)
 			server.Restart()
 			c.recovers("a restore")
 			c.goneSince(began)
@@ -47,72 +47,54 @@ func TestRedisBackup(t *testing.T) {
 	}
 }
 
-func takeRDB(t *testing.T, s *redistest.Server, to string) {
-	before := s.Info("rdb_saves")
-	s.Do("BGSAVE")
-	waitFor(t, "a saved snapshot", func() bool {
-		return s.Info("rdb_bgsave_in_progress") == "0" && s.Info("rdb_saves") != before && s.Info("rdb_last_bgsave_status") == "ok"
-	})
-	copyTo(t, filepath.Join(s.Dir, "dump.rdb"), filepath.Join(to, "dump.rdb"))
+func redisScript(t *testing.T, s *redistest.Server, args ...string) {
+	t.Helper()
+	script(t, "redis.sh", []string{"REDIS=-s " + s.Socket}, args...)
 }
 
-// takeAOF copies the append-only files while the server appends to them. Nothing
-// but a rewrite replaces them.
-func takeAOF(t *testing.T, s *redistest.Server, to string) {
-	s.Do("CONFIG", "SET", "auto-aof-rewrite-percentage", "0")
-	defer s.Do("CONFIG", "SET", "auto-aof-rewrite-percentage", "100")
-	waitFor(t, "no rewrite", func() bool { return s.Info("aof_rewrite_in_progress") == "0" })
-	for _, path := range []string{"appendonlydir", "appendonly.aof"} {
-		from := filepath.Join(s.Dir, path)
-		info, err := os.Stat(from)
-		switch {
-		case err != nil: // the other version of Redis has it
-		case info.IsDir():
-			if err := copyDir(from, filepath.Join(to, path)); err != nil {
-				t.Fatal(err)
-			}
-		default:
-			copyTo(t, from, filepath.Join(to, path))
-		}
+// script runs a script of deploy/backup.
+func script(t *testing.T, name string, env []string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), filepath.Join("..", "..", "deploy", "backup", name), args...)
+	cmd.Env = append(os.Environ(), env...)
+	if said, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s %q: %v\n%s", name, args, err, said)
 	}
 }
 
-// copyDir copies files that may be growing.
-func copyDir(from, to string) error {
-	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		target := to + path[len(from):]
-		if d.IsDir() {
-			return os.MkdirAll(target, 0o700)
-		}
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return err
-		}
-		return os.WriteFile(target, data, 0o600)
-	})
-}
-
-func copyTo(t *testing.T, from, to string) {
-	t.Helper()
-	data, err := os.ReadFile(from)
-	if err != nil {
+// TestSQLiteBackup backs up the file by deploy/backup/sqlite.sh under load: all
+// processes and the file are lost, the copy is restored, and processes that start
+// anew go on with what it has. While one has the file open nothing is restored.
+func TestSQLiteBackup(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "it's stem.db")
+	where := place{urls: storeURLs{Tasks: "sqlite:" + path}}
+	c := startCrew(t, where)
+	time.Sleep(peace())
+	backup, began := filepath.Join(t.TempDir(), "copy.db"), time.Now()
+	script(t, "sqlite.sh", nil, "backup", path, backup)
+	time.Sleep(peace())
+	said, err := exec.CommandContext(t.Context(), "../../deploy/backup/sqlite.sh", "restore", backup, path).CombinedOutput()
+	if err == nil {
+		t.Errorf("it was restored under the feet of workers: %s", said)
+	}
+	c.silence()
+	for _, w := range c.workers {
+		w.stop(t, syscall.SIGKILL)
+	}
+	if err := c.db.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(to, data, 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("what a broken disk has left"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-}
-
-func waitFor(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("not within 20s: " + what)
-		}
+	script(t, "sqlite.sh", nil, "restore", backup, path)
+	if c.db, c.client, err = where.urls.open(t.Context()); err != nil {
+		t.Fatal(err)
 	}
+	c.begin()
+	c.recovers("a restore")
+	c.goneSince(began)
 }
 
 // goneSince judges a crew whose store went back to an earlier moment: what was

@@ -41,7 +41,17 @@ type crew struct {
 // startCrew starts two workers and as many producers.
 func startCrew(t *testing.T, where place) *crew {
 	t.Helper()
-	c := &crew{stage: newStage(t, t.TempDir(), where), stop: make(chan struct{}), acked: map[string]time.Time{}}
+	c := &crew{stage: newStage(t, t.TempDir(), where), acked: map[string]time.Time{}}
+	t.Cleanup(c.silence)
+	c.begin()
+	return c
+}
+
+// begin starts what startCrew says, in place of what there was and has ended.
+func (c *crew) begin() {
+	t := c.t
+	t.Helper()
+	c.stop, c.once, c.workers = make(chan struct{}), sync.Once{}, nil
 	for range 2 {
 		c.workers = append(c.workers, startWorker(t, c.dir, workerArgs{Name: "crew", Concurrency: 8, Lease: testLease}))
 		c.producers.Go(func() {
@@ -51,9 +61,7 @@ func startCrew(t *testing.T, where place) *crew {
 			}
 		})
 	}
-	t.Cleanup(c.silence)
 	c.await("the workers work", 30*time.Second, func() bool { return c.busy(time.Time{}) })
-	return c
 }
 
 // silence ends the producers.
