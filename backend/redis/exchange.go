@@ -48,6 +48,8 @@ type answer struct {
 	more             bool
 	patience         time.Duration // others keep the time for so long; below 0: it does not wait there
 	skipped          int
+	now              int64  // ms, by the server's clock
+	foreign          string // a key that is not ours and was met; "": none
 }
 
 // maxIDs is how many settlements and renewals one script takes: Lua's stack
@@ -144,7 +146,7 @@ func (a *answer) read(m *rueidis.RedisMessage, q *ask) error {
 	}
 	a.patience = time.Duration(numbers[2]) * time.Millisecond
 	a.revoked = readNews(texts[2])
-	epoch, err := strconv.ParseInt(texts[3], 10, 64)
+	epoch, err := a.readMarks(texts[3])
 	if err != nil {
 		return err
 	}
@@ -159,6 +161,20 @@ func (a *answer) read(m *rueidis.RedisMessage, q *ask) error {
 		epoch++
 	}
 	return nil
+}
+
+// readMarks reads the first epoch, the server's time, and a key that is not ours.
+func (a *answer) readMarks(text string) (epoch int64, err error) {
+	words := strings.SplitN(text, " ", 3)
+	if len(words) < 2 {
+		return 0, errForeign
+	}
+	n := numbers{}
+	epoch, a.now = n.int(words[0]), n.int(words[1])
+	if len(words) == 3 {
+		a.foreign = words[2]
+	}
+	return epoch, n.err
 }
 
 // keepWhole is up to which size an ended task keeps its value whole; see trim in
@@ -240,10 +256,13 @@ func readNews(text string) (list []broker.Revoked) {
 }
 
 // verdicts writes a partition's letters to where the caller's items are.
-func verdicts(letters string, at []int, errs []error) {
+func (a *answer) verdicts(letters string, at []int, errs []error) {
 	for k, i := range at {
-		if letters[k] == 'l' {
+		switch letters[k] {
+		case 'l':
 			errs[i] = broker.ErrLeaseLost
+		case 'f':
+			errs[i] = wrongType(a.foreign, nil)
 		}
 	}
 }
@@ -257,8 +276,8 @@ func (db *DB) settleAndRenew(ctx context.Context, done []broker.Settlement, live
 			return nil, nil, err
 		}
 		for i := range asks {
-			verdicts(answers[i].settled, asks[i].done, settled)
-			verdicts(answers[i].renewed, asks[i].live, renewed)
+			answers[i].verdicts(answers[i].settled, asks[i].done, settled)
+			answers[i].verdicts(answers[i].renewed, asks[i].live, renewed)
 		}
 	}
 	db.deliver(ctx, parcelsOf(db, items, settled))

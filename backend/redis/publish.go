@@ -234,14 +234,17 @@ func published(m rueidis.RedisMessage, items []int, batch []broker.Publication, 
 	}
 	holders := reply[1:]
 	for k, i := range items {
-		switch reply[0][k] {
+		switch letter := reply[0][k]; letter {
 		case 's':
 			out[i] = broker.Outcome{State: broker.Stored}
-		case 'd':
+		case 'd', 'f':
 			if len(holders) == 0 {
 				return fmt.Errorf("%w: the server's answer lacks who holds a claim", broker.ErrUnavailable)
 			}
 			out[i] = broker.Outcome{State: broker.Duplicate, ExistingID: holders[0]}
+			if letter == 'f' {
+				out[i] = broker.Outcome{State: broker.Refused, Err: wrongType(holders[0], nil)}
+			}
 			holders = holders[1:]
 		default:
 			out[i] = broker.Outcome{State: broker.Exists, ExistingID: batch[i].Envelope.ID}

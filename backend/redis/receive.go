@@ -136,8 +136,8 @@ func (x *exchange) send(ctx context.Context, asks []ask) (more []int, err error)
 		if a.failed {
 			continue
 		}
-		verdicts(a.settled, asks[i].done, x.batch.Settled)
-		verdicts(a.renewed, asks[i].live, x.batch.Renewed)
+		a.verdicts(a.settled, asks[i].done, x.batch.Settled)
+		a.verdicts(a.renewed, asks[i].live, x.batch.Renewed)
 		if asks[i].sel == nil {
 			continue
 		}
@@ -158,6 +158,9 @@ func (x *exchange) send(ctx context.Context, asks []ask) (more []int, err error)
 		}
 		if a.skipped > 0 {
 			x.c.db.log.Warn("entries of queues without a task were dropped", "entries", a.skipped, "partition", asks[i].partition)
+		}
+		if a.foreign != "" {
+			x.c.db.log.Error("a queue cannot be served, and the others are", "worker", x.c.sub.Worker, "error", wrongType(a.foreign, nil))
 		}
 		for k, l := range asks[i].live {
 			if a.renewed[k] == 'v' {

@@ -13,6 +13,18 @@ local clock = call('TIME')
 local now = clock[1] * 1000 + floor(clock[2] / 1000)
 local TASK, RUN, LEASE, DUE, FILLED = P .. ':t:', P .. ':run', P .. ':lease', P .. ':due', P .. ':filled'
 
+-- attempt is call for a key of one queue or of one task. A key of another type,
+-- which is none of ours, stops nothing that has to do with others: it is noted,
+-- and the answer is nil.
+local foreign
+
+local function attempt(command, key, ...)
+  local out = redis.pcall(command, key, ...)
+  if type(out) ~= 'table' or not out.err then return out end
+  if not find(out.err, 'WRONGTYPE', 1, true) then return call(command, key, ...) end
+  foreign = foreign or key
+end
+
 -- Fields of a run record, which is one line of words. See docs/redis.md.
 local EPOCH, PLACE, PRIO, QUEUE, LENGTH, FLAGS, ATTEMPT, BASE, STARTS, REPLAYS, SINCE, NOTBEFORE, STARTED, REPLAYED,
   HOLDER, WORKER, PROGRESS = 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17
@@ -88,23 +100,44 @@ local function ready(queue, prio, id)
 end
 
 local function ready_at(queue, prio, id, place)
-  call('ZADD', P .. ':b:' .. queue .. ':' .. prio, place, id)
+  if not attempt('ZADD', P .. ':b:' .. queue .. ':' .. prio, place, id) then return ready(queue, prio, id) end
   fill(queue, back_mark(prio))
   touched[queue] = (touched[queue] or 0) + 1
 end
 
-local function write_ready()
-  for key, line in pairs(lines) do
-    each(line, function(...) call('RPUSH', P .. ':q:' .. key, ...) end)
-    fill(line.queue, line.prio)
-  end
-  lines = {}
-end
+-- delays reports whether tasks of a queue can be delayed: the key is ours.
+local function delays(queue) return attempt('ZCARD', P .. ':d:' .. queue) end
 
 -- delay makes a task wait for its moment.
 local function delay(queue, prio, id, at)
   call('ZADD', P .. ':d:' .. queue, at, prio .. ':' .. id)
   call('ZADD', DUE, 'LT', at, queue)
+end
+
+-- park makes tasks wait elsewhere for a while whose line is not ours: until
+-- somebody has removed that key.
+local PARKED = 5000
+
+local function park(line)
+  local queue, prio = line.queue, line.prio
+  local whole = delays(queue)
+  for i = 1, #line do
+    if whole then
+      delay(queue, prio, line[i], now + PARKED)
+    else
+      call('ZADD', P .. ':b:' .. queue .. ':' .. prio, i, line[i])
+    end
+  end
+  if not whole then fill(queue, back_mark(prio)) end
+end
+
+local function write_ready()
+  for key, line in pairs(lines) do
+    local ours = true
+    each(line, function(...) ours = ours and attempt('RPUSH', P .. ':q:' .. key, ...) end)
+    if ours then fill(line.queue, line.prio) else park(line) end
+  end
+  lines = {}
 end
 
 -- Waiting consumers. A member of the set is "PROCESS.NUMBER ENTRIES", its score
@@ -224,13 +257,13 @@ end
 local function send(entry) call('ZADD', P .. ':outbox', now, entry) end
 
 local function release(id, key)
-  if call('GET', P .. ':claim:' .. key) == id then call('DEL', P .. ':claim:' .. key) end
+  if attempt('GET', P .. ':claim:' .. key) == id then call('DEL', P .. ':claim:' .. key) end
 end
 
 -- The claims of a task that have no time of their own end with it.
 local function end_claims(id, v)
   if not flagged(v, CLAIMS) then return end
-  for _, entry in ipairs(call('LRANGE', P .. ':c:' .. id, 0, -1)) do
+  for _, entry in ipairs(attempt('LRANGE', P .. ':c:' .. id, 0, -1) or {}) do
     local partition, key = match(entry, '^(%d*) (.*)$')
     if partition == '' or partition == match(P, '(%d+)}$') then release(id, key) elseif key then send('r ' .. id .. ' ' .. key) end
   end
@@ -288,7 +321,7 @@ end
 
 -- cancel_revoked ends a revoked task whose holder no longer holds it.
 local function cancel_revoked(id, r)
-  local v = call('GET', TASK .. id)
+  local v = attempt('GET', TASK .. id)
   local keep, reason = match(call('HGET', P .. ':rev', id) or '', '^%S+ (%S+) (.*)$')
   if not v then
     call('HDEL', RUN, id)
@@ -300,8 +333,8 @@ end
 -- publish stores the task whose arguments begin at ARGV[a]: id, QUEUE:PRIO, the
 -- value, and "" or "FLAG DUE CLAIMS" followed by a key and a time for each
 -- claim (rN: it is taken
--- already, in partition N). It returns what became of it, the holder of a claim, and where the next
--- one's arguments begin.
+-- already, in partition N). It returns what became of it, the holder of a claim or
+-- the key that is not ours, and where the next one's arguments begin.
 --
 -- Lua hashes every byte of every string it makes, so a value is handed on as it
 -- came, wherever that can be.
@@ -332,16 +365,25 @@ local function claimed(id, a, n)
   end
 end
 
+-- stranger returns a key that is not ours and that a publication needs, whose
+-- claims begin at ARGV[a].
+local function stranger(queue, due, a, n)
+  if due > now and not delays(queue) then return P .. ':d:' .. queue end
+  for i = a, a + 2 * n - 2, 2 do
+    if attempt('GET', P .. ':claim:' .. ARGV[i]) == nil then return P .. ':claim:' .. ARGV[i] end
+  end
+end
+
 local function claim(id, a, n)
   local bit = 0
   for i = a, a + 2 * n - 2, 2 do
     local ms = ARGV[i + 1]
     if sub(ms, 1, 1) == 'r' then -- it is taken already, where its key lies
-      call('RPUSH', P .. ':c:' .. id, sub(ms, 2) .. ' ' .. ARGV[i])
+      attempt('RPUSH', P .. ':c:' .. id, sub(ms, 2) .. ' ' .. ARGV[i])
       bit = CLAIMS
     elseif ms == '0' then
       call('SET', P .. ':claim:' .. ARGV[i], id)
-      call('RPUSH', P .. ':c:' .. id, ' ' .. ARGV[i])
+      attempt('RPUSH', P .. ':c:' .. id, ' ' .. ARGV[i])
       bit = CLAIMS
     else
       call('SET', P .. ':claim:' .. ARGV[i], id, 'PX', ms)
@@ -360,6 +402,8 @@ local function publish(a)
     local from = a + 4
     a = a + 2 * n
     if call('EXISTS', TASK .. id) == 1 then return 'e', nil, a + 4 end
+    local other = stranger(queue, tonumber(due), from, n)
+    if other then return 'f', other, a + 4 end
     local holder = claimed(id, from, n)
     if holder then return 'd', holder, a + 4 end
     flag, due = flag + claim(id, from, n), tonumber(due)
@@ -389,9 +433,9 @@ local function write_journal()
   for second, ids in pairs(days) do
     local from = tonumber(second)
     local name = format('m%012d', from - from % 60)
-    if call('LLEN', P .. ':j:' .. name) >= 1000 then name = 's' .. second end
+    if (attempt('LLEN', P .. ':j:' .. name) or 1000) >= 1000 then name = 's' .. second end
     local length = 0
-    each(ids, function(...) length = call('RPUSH', P .. ':j:' .. name, ...) end)
+    each(ids, function(...) length = attempt('RPUSH', P .. ':j:' .. name, ...) or 0 end)
     if length == #ids then begin_journal(name) end
   end
 end

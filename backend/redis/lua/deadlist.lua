@@ -10,11 +10,11 @@ local DEAD = P .. ':dead'
 local out, bytes = { now, '0' }, 0
 
 local function add(id, at)
-  local v = call('GET', TASK .. id)
+  local v = attempt('GET', TASK .. id)
   if not v or byte(v) ~= 120 then return end
   bytes = bytes + #v
   local n = #out
-  out[n + 1], out[n + 2], out[n + 3], out[n + 4] = id, at, v, call('LRANGE', P .. ':e:' .. id, 0, -1)
+  out[n + 1], out[n + 2], out[n + 3], out[n + 4] = id, at, v, attempt('LRANGE', P .. ':e:' .. id, 0, -1) or {}
 end
 
 if ARGV[1] == 'ids' then

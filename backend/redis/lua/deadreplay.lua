@@ -11,6 +11,7 @@ local due, edited = tonumber(ARGV[1]), ARGV[2]
 local out = { now }
 
 local function replay(id, r, v)
+  if due > now and not delays(r[QUEUE]) then return false end
   if edited ~= '' then v = sub(v, 1, 16) .. edited end
   r[EPOCH] = call('INCR', P .. ':epoch')
   r[BASE], r[STARTS], r[REPLAYS] = r[ATTEMPT], 0, r[REPLAYS] + 1

@@ -7,7 +7,8 @@
 local out = {}
 for i = 1, #ARGV do
   local id = ARGV[i]
-  local v = call('GET', TASK .. id)
+  local v = attempt('GET', TASK .. id)
+  if v and #v < 2 then v = nil end
   local kind = v and sub(v, 1, 1)
   local hidden = v and kind ~= 'w' and floor(byte(v, 2) / 2) % 2 == 1
   if not v or hidden then

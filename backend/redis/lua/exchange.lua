@@ -12,8 +12,10 @@
 --         10 settlements   11 renewals   then their ids, then for each
 --         settlement EPOCH KIND BODY EXTRA (see settle_slow), and for each
 --         renewal EPOCH EXTEND START WORKER PROGRESS
--- returns settled (a letter each: o done, l lease lost), renewed (also v: asked
---         to stop), news, the first epoch, ms until the next look (0: unknown),
+-- returns settled (a letter each: o done, l lease lost, f not done: it needs a key
+--         that is not ours), renewed (also v: asked
+--         to stop), news, the first epoch and the time in ms, and such a key, if one
+--         was met, ms until the next look (0: unknown),
 --         1 if more is ready, ms that others keep the time, entries that were
 --         skipped, then id, value and run record of each delivery
 local consumer, want = ARGV[1], tonumber(ARGV[4])
@@ -65,4 +67,6 @@ write_journal()
 write_counts()
 call_touched(consumer, #taken > 0)
 tell_changes()
+answer[4] = answer[4] .. ' ' .. now
+if foreign then answer[4] = answer[4] .. ' ' .. foreign end
 return answer

@@ -16,6 +16,7 @@ local function settle(outcome, task, a)
   if outcome ~= 'fired' then return outcome, task end
   local answer, holder = publish(a)
   if answer == 's' then return 'fired', task end
+  if answer == 'f' then return 'failed', '~', 'the key ' .. holder .. ' is not ours' end
   return 'duplicate', holder or task
 end
 
@@ -25,7 +26,9 @@ local function claim_moment(a, args)
   if not entry[1] then return 'm' end
   if entry[1] ~= ARGV[a + 1] or entry[2] ~= due then return 'v' .. entry[1] end
   local outcome, err, last_task, last_error = '', ARGV[a + 7], entry[5], entry[6]
-  outcome, task = settle(ARGV[a + 6], task, args)
+  local hindrance
+  outcome, task, hindrance = settle(ARGV[a + 6], task, args)
+  err = hindrance or err
   local jitter, missed, beat = match(words, '^(%S+) (%S+) (%S+)$')
   local line = due .. ' ' .. micros .. ' ' .. outcome .. ' ' .. words .. ' ' .. task .. ' ' .. err
   if outcome == 'pending' then

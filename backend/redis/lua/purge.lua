@@ -9,7 +9,7 @@ local out, looked = { '0' }, 0
 
 local function remove(id, listed)
   looked = looked + 1
-  local v, line = call('GET', TASK .. id), call('HGET', RUN, id)
+  local v, line = attempt('GET', TASK .. id), call('HGET', RUN, id)
   local r = line and parse(line)
   if not v or byte(v) ~= 119 or listed and r and has(r, 'h') then
     if tonumber(call('HGET', P .. ':count', queue .. ':g') or 0) + (deltas[queue .. ':g'] or 0) > 0 then
@@ -26,15 +26,15 @@ end
 
 for prio = 9, 0, -1 do
   if looked < limit then
-    local got = call('ZPOPMIN', P .. ':b:' .. queue .. ':' .. prio, limit - looked)
+    local got = attempt('ZPOPMIN', P .. ':b:' .. queue .. ':' .. prio, limit - looked) or {}
     for i = 1, #got, 2 do remove(got[i], false) end
   end
   if looked < limit then
-    for _, id in ipairs(call('LPOP', P .. ':q:' .. queue .. ':' .. prio, limit - looked) or {}) do remove(id, true) end
+    for _, id in ipairs(attempt('LPOP', P .. ':q:' .. queue .. ':' .. prio, limit - looked) or {}) do remove(id, true) end
   end
 end
 if looked < limit then
-  local got = call('ZPOPMIN', P .. ':d:' .. queue, limit - looked)
+  local got = attempt('ZPOPMIN', P .. ':d:' .. queue, limit - looked) or {}
   for i = 1, #got, 2 do remove(sub(got[i], 3), false) end
 end
 if looked >= limit then out[1] = '1' end

@@ -22,7 +22,7 @@ end
 
 -- since is when a task became ready.
 local function since(id)
-  local v, line = call('GETRANGE', TASK .. id, 0, 400), call('HGET', RUN, id)
+  local v, line = attempt('GETRANGE', TASK .. id, 0, 400) or '', call('HGET', RUN, id)
   local r = line and parse(line)
   local at = r and tonumber(r[SINCE]) or 0
   if at == 0 then at = tonumber(match(v, '^w.(%d+) ') or now) end
@@ -40,20 +40,20 @@ local function info(queue)
     local first
     if byte(mark) >= 97 then
       local key = P .. ':b:' .. queue .. ':' .. char(byte(mark) - 49)
-      n = n + call('ZCARD', key)
-      first = call('ZRANGE', key, 0, 7)
+      n = n + (attempt('ZCARD', key) or 0)
+      first = attempt('ZRANGE', key, 0, 7) or {}
     else
       local key = P .. ':q:' .. queue .. ':' .. mark
-      n = n + call('LLEN', key)
-      first = call('LRANGE', key, 0, 7)
+      n = n + (attempt('LLEN', key) or 0)
+      first = attempt('LRANGE', key, 0, 7) or {}
     end
     for _, id in ipairs(first) do oldest = min(oldest, since(id)) end
   end
   local counts = call('HMGET', P .. ':count', queue .. ':l', queue .. ':x', queue .. ':g')
   n = max(0, n - tonumber(counts[3] or 0))
   local key = P .. ':d:' .. queue
-  return { queue, n, call('ZCARD', key), tonumber(counts[1] or 0), tonumber(counts[2] or 0),
-    n > 0 and max(0, now - oldest) or 0, call('ZCOUNT', key, '-inf', now + 60000) }
+  return { queue, n, attempt('ZCARD', key) or 0, tonumber(counts[1] or 0), tonumber(counts[2] or 0),
+    n > 0 and max(0, now - oldest) or 0, attempt('ZCOUNT', key, '-inf', now + 60000) or 0 }
 end
 
 if ARGV[1] == 'names' then return names() end

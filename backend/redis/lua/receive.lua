@@ -9,13 +9,17 @@ local function move_due()
     if not first[1] or tonumber(first[2]) > now then break end
     local queue = first[1]
     local key = P .. ':d:' .. queue
-    local due = call('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 256)
-    for i = 1, #due do
+    local due = attempt('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 256)
+    for i = 1, #(due or {}) do
       if find(due[i], '^%d:') then ready(queue, sub(due[i], 1, 1), sub(due[i], 3)) end -- else it is none of ours
     end
-    if #due > 0 then call('ZREM', key, unpack(due)) end
-    local coming = call('ZRANGE', key, 0, 0, 'WITHSCORES')
-    if coming[1] then call('ZADD', DUE, coming[2], queue) else call('ZREM', DUE, queue) end
+    if not due then
+      call('ZADD', DUE, now + PARKED, queue) -- to look again
+    else
+      if #due > 0 then call('ZREM', key, unpack(due)) end
+      local coming = call('ZRANGE', key, 0, 0, 'WITHSCORES')
+      if coming[1] then call('ZADD', DUE, coming[2], queue) else call('ZREM', DUE, queue) end
+    end
     first = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
   end
   return tonumber(first[2])
@@ -34,6 +38,7 @@ local function take_back()
     if r then
       count(r[QUEUE] .. ':l', -1)
       if has(r, 'v') then
+        call('HDEL', P .. ':news', r[HOLDER]) -- whoever renews is told again
         cancel_revoked(ids[i], r)
       else
         flags(r, 'm', 'lr') -- and a slot of a rate limit is gone with it
@@ -59,6 +64,26 @@ local function drop_mark(queue, mark)
   if not at then return end
   marks = sub(marks, 1, at - 1) .. sub(marks, at + 1)
   if marks == '' then call('HDEL', FILLED, queue) else call('HSET', FILLED, queue, marks) end
+end
+
+-- back_to puts ids back to the front of the line from which they were popped.
+local function back_to(queue, prio, id, place)
+  if place then
+    call('ZADD', P .. ':b:' .. queue .. ':' .. prio, place, id)
+  else
+    call('LPUSH', P .. ':q:' .. queue .. ':' .. prio, id)
+  end
+end
+
+-- give_up puts all back that was taken, and fails as a command did: a key that
+-- every lease needs is not ours.
+local function give_up(...)
+  for n = #taken, 1, -1 do
+    local place, queue, prio = unpack(taken_from[n], 1, 3)
+    back_to(queue, prio, taken[n], place)
+    fill(queue, place and back_mark(prio) or prio)
+  end
+  return call(...)
 end
 
 -- skip forgets an entry whose task is gone, or elsewhere.
@@ -90,15 +115,16 @@ end
 local function take_some(queue, mark, n)
   local back, ids, places = byte(mark) >= 97, nil, {}
   local prio = back and char(byte(mark) - 49) or mark
+  local doubtful = call('HEXISTS', P .. ':count', queue .. ':g') == 1 and not back
   if back then
-    local got = call('ZPOPMIN', P .. ':b:' .. queue .. ':' .. prio, n)
+    local got = attempt('ZPOPMIN', P .. ':b:' .. queue .. ':' .. prio, n) or {}
     ids = {}
     for i = 1, #got, 2 do
       ids[#ids + 1] = got[i]
       places[#places + 1] = got[i + 1]
     end
   else
-    ids = call('LPOP', P .. ':q:' .. queue .. ':' .. prio, n) or {}
+    ids = attempt('LPOP', P .. ':q:' .. queue .. ':' .. prio, n) or {}
   end
   if #ids == 0 then
     drop_mark(queue, mark)
@@ -106,8 +132,12 @@ local function take_some(queue, mark, n)
   end
   local keys, line = {}, { nil, queue, prio }
   for i = 1, #ids do keys[i] = TASK .. ids[i] end
-  local vals, lines = call('MGET', unpack(keys)), call('HMGET', RUN, unpack(ids))
-  local doubtful = not back and call('HEXISTS', P .. ':count', queue .. ':g') == 1
+  local vals, lines = call('MGET', unpack(keys)), redis.pcall('HMGET', RUN, unpack(ids))
+  if lines.err then
+    for i = #ids, 1, -1 do back_to(queue, prio, ids[i], places[i]) end
+    fill(queue, mark)
+    give_up('HMGET', RUN, '')
+  end
   for i = 1, #ids do
     local v, r = vals[i], lines[i] and parse(lines[i])
     if not v or byte(v) ~= 119 or not byte(v, 2) or r and not back and has(r, 'h') or back and not r then
@@ -115,13 +145,7 @@ local function take_some(queue, mark, n)
     elseif doubtful and astray(queue, prio, ids[i], v, r) then
       skip(queue)
     elseif bytes > 0 and (strict or #taken > 0) and #v > room then
-      for k = #ids, i, -1 do -- they stay where they were
-        if back then
-          call('ZADD', P .. ':b:' .. queue .. ':' .. prio, places[k], ids[k])
-        else
-          call('LPUSH', P .. ':q:' .. queue .. ':' .. prio, ids[k])
-        end
-      end
+      for k = #ids, i, -1 do back_to(queue, prio, ids[k], places[k]) end
       room = -1
       return false
     else
@@ -194,11 +218,11 @@ local function really(queue)
   for mark in gmatch(call('HGET', FILLED, queue) or '', '.') do
     local n
     if byte(mark) >= 97 then
-      n = call('ZCARD', P .. ':b:' .. queue .. ':' .. char(byte(mark) - 49))
+      n = attempt('ZCARD', P .. ':b:' .. queue .. ':' .. char(byte(mark) - 49))
     else
-      n = call('LLEN', P .. ':q:' .. queue .. ':' .. mark)
+      n = attempt('LLEN', P .. ':q:' .. queue .. ':' .. mark)
     end
-    if n > 0 then return true end
+    if n and n > 0 then return true end
     drop_mark(queue, mark)
   end
   return false
@@ -221,7 +245,9 @@ end
 local function lease(answer, holder, worker, length)
   local n = #taken
   if n == 0 then return 0 end
-  local epoch = call('INCRBY', P .. ':epoch', n) - n
+  local epoch = redis.pcall('INCRBY', P .. ':epoch', n)
+  if type(epoch) == 'table' then give_up('INCRBY', P .. ':epoch', n) end
+  epoch = epoch - n
   local per_queue = {}
   local fields, scores, tail, tail_of_queue, plain_end = {}, {}, '', nil, now + length
   plain_end = format('%d', plain_end)

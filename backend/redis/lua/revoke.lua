@@ -13,6 +13,9 @@ local function ask(id, r, terminate, reason, keep)
   save(id, r)
   local news = call('HGET', P .. ':news', r[HOLDER]) or ''
   call('HSET', P .. ':news', r[HOLDER], news .. id .. ' ' .. r[EPOCH] .. ' ' .. terminate .. ' ' .. reason .. '\n')
+  -- It goes when it is read, when its reader closes, or when the lease ends; and,
+  -- if that one died and others settled what it held, an hour after the newest.
+  call('PEXPIRE', P .. ':news', 3600000)
   local process, number = match(r[HOLDER], '^(%w+)%.(%d+)$')
   if process then tell_consumer(process, number) end
   return 'a ' .. r[WORKER]
@@ -22,15 +25,15 @@ end
 local function take_out(id, r)
   local queue, prio = r[QUEUE], r[PRIO]
   flags(r, 'l', '')
-  if call('ZREM', P .. ':d:' .. queue, prio .. ':' .. id) == 1 then return end
-  if call('ZREM', P .. ':b:' .. queue .. ':' .. prio, id) == 1 then return end
+  if attempt('ZREM', P .. ':d:' .. queue, prio .. ':' .. id) == 1 then return end
+  if attempt('ZREM', P .. ':b:' .. queue .. ':' .. prio, id) == 1 then return end
   count(queue .. ':g', 1) -- its entry stays in the list until that comes to its turn
 end
 
 local answers = {}
 for a = 1, #ARGV, 4 do
   local id = ARGV[a]
-  local v, line = call('GET', TASK .. id), call('HGET', RUN, id)
+  local v, line = attempt('GET', TASK .. id), call('HGET', RUN, id)
   local r = line and parse(line)
   local answer
   if not v then

@@ -25,7 +25,7 @@ end
 -- keep puts a line into an entry's history, the newest first; a few more than
 -- are shown stay, so that not every line costs a trim.
 local function keep(id, line)
-  if call('LPUSH', HISTORY .. id, line) > 120 then call('LTRIM', HISTORY .. id, 0, 99) end
+  if (attempt('LPUSH', HISTORY .. id, line) or 0) > 120 then call('LTRIM', HISTORY .. id, 0, 99) end
 end
 
 -- look_at says when beat is next to look at an entry; '0': never.

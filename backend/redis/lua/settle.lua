@@ -33,7 +33,7 @@ end
 -- note_error keeps the errors of the ten newest attempts.
 local function note_error(id, v, err)
   if err == '' then return v end
-  call('RPUSH', P .. ':e:' .. id, err)
+  if not attempt('RPUSH', P .. ':e:' .. id, err) then return v end
   call('LTRIM', P .. ':e:' .. id, -10, -1)
   if flagged(v, ERRORS) then return v end
   set_flag(id, v, ERRORS)
@@ -55,7 +55,7 @@ end
 -- settle applies an outcome to a task that is held. s has what the arguments
 -- said.
 local function settle(id, r, s)
-  local v = call('GET', TASK .. id)
+  local v = attempt('GET', TASK .. id)
   unlease(id, r)
   current[id] = false
   if not v then -- the server lost it, or somebody deleted it
@@ -105,8 +105,25 @@ local function held(line, epoch)
   if r and has(r, 'h') then return r end
 end
 
+-- hindered reports whether a key is not ours that a settlement needs, of which
+-- nothing is done then: that of delayed tasks for one that is to wait, or what its
+-- follow-ups need, whose arguments begin at ARGV[a].
+local function hindered(r, due, followups, a)
+  if due > now and not delays(r[QUEUE]) then return true end
+  for _ = 1, followups do
+    local line, extra, n = ARGV[a + 1], ARGV[a + 3], 0
+    if extra ~= '' then
+      local _, at, claims = match(extra, '^(%d+) (%d+) (%d+)')
+      n = tonumber(claims)
+      if stranger(sub(line, 1, -3), tonumber(at), a + 4, n) then return true end
+    end
+    a = a + 4 + 2 * n
+  end
+end
+
 -- settle_slow reads the rest of a settlement's arguments, from ARGV[a] on, and
--- applies it; it returns where the next one's begin.
+-- applies it; it returns where the next one's begin, and true if it was not applied
+-- for a key that is not ours.
 local function settle_slow(id, r, kind, body, extra, a)
   local keep, due, attempt, reserved, started, releases, followups, sent =
     match(extra, '^(%S+) (%d+) (%d+) (%d) (%d+) (%d+) (%d+) (%d+)$')
@@ -115,6 +132,8 @@ local function settle_slow(id, r, kind, body, extra, a)
     reserved = reserved == '1', started = tonumber(started), worker = ARGV[a], err = ARGV[a + 1],
   }
   a = a + 2
+  local not_ours = r and hindered(r, s.due, followups, a + releases)
+  if not_ours then r = nil end
   if r then settle(id, r, s) end
   for i = a, a + releases - 1 do
     if r then release(id, ARGV[i]) end
@@ -131,7 +150,7 @@ local function settle_slow(id, r, kind, body, extra, a)
   for i = a, a + sent - 1 do
     if r then send(ARGV[i]) end
   end
-  return a + sent
+  return a + sent, not_ours
 end
 
 -- values reads the values of tasks that plain settlements end which do not bring
@@ -167,7 +186,7 @@ local function settle_plain(id, queue, kind, body, keep, v)
     call('SET', TASK .. id, body, 'XX', 'PX', keep) -- if the server has not lost it
     return
   end
-  v = v or call('GET', TASK .. id)
+  v = v or attempt('GET', TASK .. id)
   if not v then return end
   if keep == '0' then
     if byte(v, 2) % 8 < 2 then call('DEL', TASK .. id) else forget(id, v) end -- neither errors nor claims
@@ -204,7 +223,9 @@ local function settle_all(lines, from, n, a)
     out[i] = r and 'o' or 'l'
     if find(extra, ' ', 1, true) then
       if r == fresh then r = parse(line) end
-      a = settle_slow(id, r, kind, body, extra, a)
+      local not_ours
+      a, not_ours = settle_slow(id, r, kind, body, extra, a)
+      if not_ours then out[i] = 'f' end
     elseif r == fresh then
       settle_plain(id, fresh_queue(line), kind, body, extra, vals[i])
     elseif r and r[REPLAYS] == '0' and not find(r[FLAGS], '[lv]') then

@@ -23,7 +23,11 @@ end
 
 local left = tonumber(call('HGET', SWEEPING, name) or 0)
 if left == 0 then
-  left = call('LLEN', list)
+  left = attempt('LLEN', list)
+  if not left then -- it is none of ours
+    call('ZADD', SWEEP, now + 3600000, name)
+    return 0
+  end
   local ids = call('LRANGE', list, 0, 15)
   if left == 0 then
     call('ZREM', SWEEP, name)
