@@ -52,10 +52,27 @@ func (db *DB) watchClock(ctx context.Context) error {
 	return db.askTime(ctx)
 }
 
+// heardTime compares what a script said of the server's time, in whole
+// milliseconds, with what is believed: it was read while the call lasted, and so
+// must the belief be. Clocks that drift, or are set at the server, are followed
+// with that, and nothing is asked for it.
+func (db *DB) heardTime(ms int64, began, ended time.Time) {
+	at := time.UnixMilli(ms)
+	least, most := at.Sub(ended.Round(0)), at.Add(time.Millisecond).Sub(began.Round(0))
+	by := db.aheadNow()
+	if least > most || least <= by && by <= most { // else our own clock was set meanwhile: see watchClock
+		return
+	}
+	db.ahead.Store(&lead{min(max(by, least), most), ended})
+	if len(db.tags) == 1 && (least-by > clockJump || by-most > clockJump) { // a Cluster's nodes may differ all the time
+		db.log.Warn("Redis's clock was set", "ahead_of_ours", db.aheadNow(), "before", by)
+	}
+}
+
 func (db *DB) aheadNow() time.Duration { return db.ahead.Load().by }
 
-// clock is the server's time in ms, but for what the clocks drifted since. It says
-// how old a task is; nothing is decided by it.
+// clock is the server's time in ms, as far as is known. It says how old a task is;
+// nothing is decided by it.
 func (db *DB) clock() int64 { return time.Now().Add(db.aheadNow()).UnixMilli() }
 
 // serverTime is the server's time.

@@ -102,7 +102,9 @@ func (db *DB) exchanges(ctx context.Context, asks []ask, done []settlement, live
 	for i := range asks {
 		calls[i] = db.exchangeCall(&asks[i], done, live, renewals)
 	}
+	began := time.Now()
 	msgs, errs := db.runAll(ctx, calls)
+	ended := time.Now()
 	answers := make([]answer, len(asks))
 	var failed error
 	for i := range msgs {
@@ -112,7 +114,9 @@ func (db *DB) exchanges(ctx context.Context, asks []ask, done []settlement, live
 				err = fmt.Errorf("script exchange: %w: %w", broker.ErrUnavailable, err)
 			}
 		}
-		answers[i].failed = err != nil
+		if answers[i].failed = err != nil; err == nil {
+			db.heardTime(answers[i].now, began, ended)
+		}
 		failed = cmp.Or(failed, err)
 	}
 	return answers, failed

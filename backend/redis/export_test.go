@@ -1,0 +1,9 @@
+package redis
+
+import "time"
+
+// Partition is where the task of that id lies, among so many partitions.
+func Partition(id string, partitions int) int { return int(crc16(id)) % partitions }
+
+// Mislead has db believe that the server's clock is ahead by so much.
+func Mislead(db *DB, by time.Duration) { db.ahead.Store(&lead{by, time.Now()}) }
