@@ -87,17 +87,6 @@ func (db *DB) appendItem(args []string, e *task.Envelope, data []byte, claims []
 // lineOf is the line in which a task waits.
 func lineOf(e *task.Envelope) string { return e.Queue + ":" + strconv.Itoa(e.Priority) }
 
-// plain reports whether the plain script can store the items.
-func plain(batch []broker.Publication, items []int) bool {
-	for _, i := range items {
-		e := batch[i].Envelope
-		if len(batch[i].Claims) > 0 || !e.NotBefore.IsZero() || e.VisibilityTimeout > 0 || e.Attempt > 0 {
-			return false
-		}
-	}
-	return true
-}
-
 // Publish implements broker.Broker.
 func (b *redisBroker) Publish(ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
 	if err := b.check(ctx); err != nil {
@@ -188,15 +177,11 @@ func (db *DB) store(ctx context.Context, batch []broker.Publication, data [][]by
 		if len(items) == 0 {
 			continue
 		}
-		args := make([]string, 0, 4*len(items))
 		if plain(batch, items) {
-			for _, i := range items {
-				e := batch[i].Envelope
-				args = append(args, e.ID, lineOf(e), rueidis.BinaryString(newValue(e, data[i], now)))
-			}
-			calls = append(calls, call{db.scripts.plain, p, args})
+			parts[p], calls = db.appendPlain(calls, p, batch, items, data, now)
 			continue
 		}
+		args := make([]string, 0, 4*len(items))
 		for _, i := range items {
 			args = db.appendItem(args, batch[i].Envelope, data[i], batch[i].Claims, now)
 		}
@@ -213,7 +198,11 @@ func (db *DB) store(ctx context.Context, batch []broker.Publication, data [][]by
 		if errs[k] != nil {
 			return errs[k]
 		}
-		if err := published(msgs[k], parts[calls[k].partition], batch, out); err != nil {
+		read := published
+		if calls[k].script == db.scripts.plain {
+			read = db.publishedPlain
+		}
+		if err := read(msgs[k], calls[k].partition, parts[calls[k].partition], batch, out); err != nil {
 			return err
 		}
 	}
@@ -221,14 +210,8 @@ func (db *DB) store(ctx context.Context, batch []broker.Publication, data [][]by
 }
 
 // published reads what became of the items of one partition.
-func published(m rueidis.RedisMessage, items []int, batch []broker.Publication, out []broker.Outcome) error {
-	var reply []string
-	letters, err := m.ToString() // of the plain script
-	if err == nil {
-		reply = []string{letters}
-	} else {
-		reply, err = m.AsStrSlice()
-	}
+func published(m rueidis.RedisMessage, _ int, items []int, batch []broker.Publication, out []broker.Outcome) error {
+	reply, err := m.AsStrSlice()
 	if err != nil || len(reply) == 0 || len(reply[0]) != len(items) {
 		return fmt.Errorf("%w: the server's answer is of another form (%w)", broker.ErrUnavailable, err)
 	}

@@ -62,6 +62,7 @@ type DB struct {
 	hub     *hub
 	sweeper sweeper
 	ahead   atomic.Pointer[lead] // of the server's clock
+	crowd   crowd
 
 	closing sync.Once
 	closed  chan struct{}
@@ -143,7 +144,7 @@ func (db *DB) create(ctx context.Context) error {
 		return fmt.Errorf("open Redis: namespace %s has schema %s and this program knows %s: use a newer program",
 			db.config.Namespace, meta["schema"], schema)
 	}
-	db.tags, db.keys = make([]string, n), make([][]string, n)
+	db.tags, db.keys, db.crowd = make([]string, n), make([][]string, n), make(crowd, n)
 	for i := range db.tags {
 		db.tags[i] = db.tag(i)
 		db.keys[i] = db.keysOf(db.tags[i])

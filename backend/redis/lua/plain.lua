@@ -3,53 +3,54 @@
 -- script anew in each run, and publish's cost more than storing a task.
 --
 -- KEYS[1] the partition
--- ARGV    for each: id, QUEUE:PRIO, value
--- returns a letter for each: s stored, e exists
+-- ARGV    for each lot, of 4000 tasks at most: QUEUE:PRIO, the journal's list,
+--         how many tasks, then id and value of each
+-- returns the places of the tasks that exist, the first being 1, in words; before
+--         them stands c if a list of the journal is long: see crowd in plain.go
 local call, P, sub = redis.call, KEYS[1], string.sub
-local TASK, out, stored, queued, seconds = P .. ':t:', {}, {}, {}, {}
-for a = 1, #ARGV, 3 do
-  local id, line, value = ARGV[a], ARGV[a + 1], ARGV[a + 2]
-  if call('SET', TASK .. id, value, 'NX') then
-    out[#out + 1] = 's'
-    stored[#stored + 1] = id
-    local ids, second = queued[line], sub(value, 17, 28)
-    if ids then ids[#ids + 1] = id else queued[line] = { id } end
-    ids = seconds[second]
-    local entry = sub(value, 27, 31) .. id -- see journal in common.lua
-    if ids then ids[#ids + 1] = entry else seconds[second] = { entry } end
-  else
-    out[#out + 1] = 'e'
+local TASK, a, place = P .. ':t:', 1, 0
+local line_of, stored, rare, exist, crowded = {}, {}, false, '', ''
+while a < #ARGV do
+  local line, list, last = ARGV[a], ARGV[a + 1], a + 2 + 2 * ARGV[a + 2]
+  local ids, entries, n = {}, {}, 0
+  for i = a + 3, last, 2 do
+    local id, value = ARGV[i], ARGV[i + 1]
+    place = place + 1
+    if call('SET', TASK .. id, value, 'NX') then
+      n = n + 1
+      ids[n], entries[n] = id, sub(value, 27, 31) .. id -- see journal in common.lua
+    else
+      exist = exist .. ' ' .. place
+    end
   end
-end
-
-local function push(key, ids)
-  local n
-  for i = 1, #ids, 4000 do n = call('RPUSH', key, unpack(ids, i, math.min(i + 3999, #ids))) end
-  return n
-end
-
-local unmarked, begun = {}, {}
-for line, ids in pairs(queued) do
-  push(P .. ':q:' .. line, ids)
-  local marks = call('HGET', P .. ':filled', sub(line, 1, -3))
-  if not marks or not string.find(marks, sub(line, -1), 1, true) then unmarked[#unmarked + 1] = line end
-end
-for second, ids in pairs(seconds) do
-  local name = string.format('m%012d', second - second % 60)
-  if call('LLEN', P .. ':j:' .. name) >= 1000 then name = 's' .. second end
-  if push(P .. ':j:' .. name, ids) == #ids then begun[#begun + 1] = name end
+  if n > 0 then
+    -- A line that held something is marked already, and a list entered. One that is
+    -- none is a key that is not ours.
+    ids.waiting = redis.pcall('RPUSH', P .. ':q:' .. line, unpack(ids))
+    local length = redis.pcall('RPUSH', P .. ':j:' .. list, unpack(entries))
+    ids.list = length == n and list
+    line_of[#line_of + 1], stored[#stored + 1] = line, ids
+    rare = rare or ids.list or ids.waiting == n or type(ids.waiting) == 'table'
+    if type(length) == 'table' or length >= 1000 then crowded = 'c' end
+  end
+  a = last + 1
 end
 -- What is rare needs the functions of common.lua.
-if #stored > 0 and (#unmarked + #begun > 0 or call('EXISTS', P .. ':idle', P .. ':watch') > 0) then
+if #stored > 0 and (rare or call('EXISTS', P .. ':idle', P .. ':watch') > 0) then
   -- include common
-  for i = 1, #unmarked do fill(sub(unmarked[i], 1, -3), sub(unmarked[i], -1)) end
-  for i = 1, #begun do begin_journal(begun[i]) end
-  for line, ids in pairs(queued) do
-    local queue = sub(line, 1, -3)
-    touched[queue] = (touched[queue] or 0) + #ids
+  for k = 1, #stored do
+    local ids, queue, prio = stored[k], sub(line_of[k], 1, -3), sub(line_of[k], -1)
+    if ids.list then begin_journal(ids.list) end
+    if type(ids.waiting) == 'table' then
+      for i = 1, #ids do ready(queue, prio, ids[i]) end
+    else
+      fill(queue, prio)
+      touched[queue] = (touched[queue] or 0) + #ids
+    end
+    for i = 1, #ids do change(ids[i]) end
   end
-  for i = 1, #stored do change(stored[i]) end
+  write_ready()
   call_touched()
   tell_changes()
 end
-return table.concat(out)
+return crowded .. exist
