@@ -59,6 +59,9 @@ type presence struct {
 	called bool      // it was called from there since
 	lookAt time.Time // until then it need not look
 	keeps  bool      // it is one of those who keep the time
+
+	failures   int       // in a row, while others answered
+	avoidUntil time.Time // it is not asked until then
 }
 
 // keeperLooks is how often those look who keep the time for all.
@@ -177,8 +180,11 @@ func (c *consumer) untilLook() time.Duration {
 	defer c.mu.Unlock()
 	next := time.Minute
 	for i := range c.parts {
-		if p := &c.parts[i]; p.waits {
+		switch p := &c.parts[i]; {
+		case p.waits:
 			next = min(next, time.Until(p.lookAt))
+		case p.failures > 0:
+			next = min(next, time.Until(p.avoidUntil))
 		}
 	}
 	return max(next, time.Millisecond)
@@ -366,8 +372,9 @@ func (c *consumer) giveUp() {
 func (c *consumer) register(ctx context.Context) (work bool, err error) {
 	c.mu.Lock()
 	var asks []ask
+	now := time.Now()
 	for i := range c.parts {
-		if c.hungry && !c.parts[i].waits {
+		if c.hungry && !c.parts[i].waits && !c.parts[i].avoided(now) {
 			asks = append(asks, ask{partition: i, sel: &selection{consumer: c, queues: c.queues, count: -1}})
 		}
 	}
@@ -384,6 +391,10 @@ func (c *consumer) register(ctx context.Context) (work bool, err error) {
 		return false, nil
 	}
 	for i := range answers {
+		if answers[i].err != nil {
+			c.avoid(ctx, asks[i].partition, answers[i].err)
+			continue
+		}
 		c.note(asks[i].partition, &answers[i])
 		work = work || answers[i].more
 	}
@@ -395,6 +406,7 @@ func (c *consumer) note(partition int, a *answer) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	p := &c.parts[partition]
+	p.failures, p.avoidUntil = 0, time.Time{}
 	p.waits = a.patience >= 0
 	p.called = false
 	p.lookAt = time.Now().Add(max(a.patience, keeperLooks))

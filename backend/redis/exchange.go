@@ -39,7 +39,7 @@ type ask struct {
 
 // answer is what comes back.
 type answer struct {
-	failed           bool
+	err              error // there is none; the rest is empty
 	settled, renewed string
 	revoked          []broker.Revoked
 	deliveries       []broker.Delivery
@@ -95,8 +95,8 @@ func (db *DB) exchangeCall(a *ask, done []settlement, live []broker.Renewal, ren
 	return call{db.scripts.exchange, a.partition, args}
 }
 
-// exchanges runs asks side by side. With an error, the answers that did not fail
-// are good all the same.
+// exchanges runs asks side by side. There is an error when none of them was
+// answered, or ctx has ended; else each answer says whether it is one.
 func (db *DB) exchanges(ctx context.Context, asks []ask, done []settlement, live []broker.Renewal, renewals [][]string) ([]answer, error) {
 	calls := make([]call, len(asks))
 	for i := range asks {
@@ -107,6 +107,7 @@ func (db *DB) exchanges(ctx context.Context, asks []ask, done []settlement, live
 	ended := time.Now()
 	answers := make([]answer, len(asks))
 	var failed error
+	answered := 0
 	for i := range msgs {
 		err := errs[i]
 		if err == nil {
@@ -114,10 +115,14 @@ func (db *DB) exchanges(ctx context.Context, asks []ask, done []settlement, live
 				err = fmt.Errorf("script exchange: %w: %w", broker.ErrUnavailable, err)
 			}
 		}
-		if answers[i].failed = err != nil; err == nil {
+		if answers[i].err = err; err == nil {
+			answered++
 			db.heardTime(answers[i].now, began, ended)
 		}
 		failed = cmp.Or(failed, err)
+	}
+	if answered > 0 && ctx.Err() == nil {
+		failed = nil
 	}
 	return answers, failed
 }
@@ -259,9 +264,14 @@ func readNews(text string) (list []broker.Revoked) {
 	return list
 }
 
-// verdicts writes a partition's letters to where the caller's items are.
+// verdicts writes a partition's letters to where the caller's items are. Of what
+// was not answered nobody knows what became: each item has the error.
 func (a *answer) verdicts(letters string, at []int, errs []error) {
 	for k, i := range at {
+		if a.err != nil {
+			errs[i] = a.err
+			continue
+		}
 		switch letters[k] {
 		case 'l':
 			errs[i] = broker.ErrLeaseLost

@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -26,6 +27,9 @@ type exchange struct {
 	next   time.Duration // the earliest; -1: none yet
 
 	stopping []broker.Receipt // renewed, and asked to stop
+
+	answered int   // asks
+	failed   error // the first of those that were not
 }
 
 func (x *exchange) run(ctx context.Context) error {
@@ -41,18 +45,15 @@ func (x *exchange) run(ctx context.Context) error {
 		if i == len(rounds)-1 {
 			asks = x.ask(asks, first, asked)
 		}
-		if _, err := x.send(ctx, asks); err != nil {
-			x.giveBack(ctx)
+		x.send(ctx, asks)
+		if err := x.ends(ctx, n == 1); err != nil {
 			return err
 		}
 	}
 	x.c.db.deliver(ctx, parcelsOf(x.c.db, x.items, x.batch.Settled))
-	if err := x.others(ctx, first, asked); err != nil {
-		if len(x.batch.Deliveries)+len(x.items)+len(x.live) == 0 {
-			return err
-		}
-		// What is taken, settled and renewed is; those partitions are asked again.
-		x.c.db.log.Warn("some partitions were not asked for tasks", "worker", x.c.sub.Worker, "error", err)
+	x.others(ctx, first, asked)
+	if err := x.ends(ctx, x.answered == 0); err != nil {
+		return err
 	}
 	if x.next >= 0 {
 		x.batch.Next = max(x.next, 100*time.Microsecond)
@@ -61,6 +62,18 @@ func (x *exchange) run(ctx context.Context) error {
 		x.batch.Next = n
 	}
 	return nil
+}
+
+// ends reports whether the exchange ends with an error: when its caller's context
+// has ended, or when the error counts, since no partition is left that could answer.
+// Else the partitions that answer are served, and what belongs to the others has
+// their errors.
+func (x *exchange) ends(ctx context.Context, counts bool) error {
+	if x.failed == nil || !counts && ctx.Err() == nil {
+		return nil
+	}
+	x.giveBack(ctx)
+	return x.failed
 }
 
 // giveBack releases what was taken by an exchange that failed: nobody will hear
@@ -84,21 +97,27 @@ func (x *exchange) giveBack(ctx context.Context) {
 func (c *consumer) pick(n int) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	now := time.Now()
 	for i := range c.parts {
-		if k := (c.first + i) % n; c.parts[k].called {
+		if k := (c.first + i) % n; c.parts[k].called && !c.parts[k].avoided(now) {
 			c.first = k
 			return k
 		}
 	}
-	c.first = (c.first + 1) % n
+	for range n {
+		if c.first = (c.first + 1) % n; !c.parts[c.first].avoided(now) {
+			break
+		}
+	}
 	return c.first
 }
 
 // ask adds the consumer's own question to what goes to a partition anyway. One
 // that wants nothing asks everywhere: for news, and to wait no more.
 func (x *exchange) ask(asks []ask, first int, asked []bool) []ask {
+	avoided := x.c.avoided()
 	for p := range asked {
-		if p != first && x.want.Count > 0 {
+		if p != first && (x.want.Count > 0 || avoided[p]) {
 			continue
 		}
 		asked[p] = true
@@ -129,15 +148,19 @@ func (x *exchange) selection(p, count, bytes int) *selection {
 
 // send runs asks and gathers their answers. It returns the partitions that have
 // more, where there was room for it.
-func (x *exchange) send(ctx context.Context, asks []ask) (more []int, err error) {
+func (x *exchange) send(ctx context.Context, asks []ask) (more []int) {
 	answers, err := x.c.db.exchanges(ctx, asks, x.items, x.live, x.renewals)
+	x.failed = cmp.Or(x.failed, err)
 	for i := range answers {
 		a := &answers[i]
-		if a.failed {
-			continue
-		}
 		a.verdicts(a.settled, asks[i].done, x.batch.Settled)
 		a.verdicts(a.renewed, asks[i].live, x.batch.Renewed)
+		if a.err != nil {
+			x.failed = cmp.Or(x.failed, a.err)
+			x.c.avoid(ctx, asks[i].partition, a.err)
+			continue
+		}
+		x.answered++
 		if asks[i].sel == nil {
 			continue
 		}
@@ -168,7 +191,7 @@ func (x *exchange) send(ctx context.Context, asks []ask) (more []int, err error)
 			}
 		}
 	}
-	return more, err
+	return more
 }
 
 // smallBytes is a bound under which partitions are asked one after the other,
@@ -177,15 +200,18 @@ const smallBytes = 1 << 20
 
 // others asks the partitions that were not asked yet for what is still wanted,
 // each for its share, and then those that have more.
-func (x *exchange) others(ctx context.Context, first int, asked []bool) error {
+func (x *exchange) others(ctx context.Context, first int, asked []bool) {
 	if x.want.Count <= 0 || len(asked) == 1 {
-		return nil
+		return
 	}
 	var left []int
+	avoided := x.c.avoided()
 	for i := 1; i < len(asked); i++ {
-		left = append(left, (first+i)%len(asked))
+		if p := (first + i) % len(asked); !avoided[p] {
+			left = append(left, p)
+		}
 	}
-	for len(left) > 0 {
+	for len(left) > 0 && ctx.Err() == nil {
 		if x.left <= 0 || x.want.Bytes > 0 && x.bytes <= 0 {
 			x.batch.More = true // it was not looked
 			break
@@ -199,21 +225,17 @@ func (x *exchange) others(ctx context.Context, first int, asked []bool) error {
 			asks = append(asks, ask{partition: p, sel: x.selection(p, x.left/n, x.bytes/n)})
 		}
 		left = left[n:]
-		more, err := x.send(ctx, asks)
-		if err != nil {
-			return err
-		}
-		left = append(left, more...)
+		left = append(left, x.send(ctx, asks)...)
 	}
-	return x.decline(ctx)
+	x.decline(ctx)
 }
 
 // decline takes a consumer that has all that it wanted off those who wait, in
 // partitions that had nothing for it or were not asked. A call from there goes to
 // another.
-func (x *exchange) decline(ctx context.Context) error {
+func (x *exchange) decline(ctx context.Context) {
 	if x.left > 0 {
-		return nil
+		return
 	}
 	var asks []ask
 	for p := range x.c.parts {
@@ -221,9 +243,7 @@ func (x *exchange) decline(ctx context.Context) error {
 			asks = append(asks, ask{partition: p, sel: s})
 		}
 	}
-	if len(asks) == 0 {
-		return nil
+	if len(asks) > 0 {
+		x.send(ctx, asks)
 	}
-	_, err := x.send(ctx, asks)
-	return err
 }

@@ -62,6 +62,7 @@ type DB struct {
 	hub     *hub
 	sweeper sweeper
 	ahead   atomic.Pointer[lead] // of the server's clock
+	suspect suspects
 	crowd   crowd
 
 	closing sync.Once
@@ -154,6 +155,9 @@ func (db *DB) create(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, explain(ctx, db.config, err))
 		}
+	}
+	if err := db.allOurs(ctx); err != nil {
+		return fmt.Errorf("open Redis: namespace %s: %w", db.config.Namespace, err)
 	}
 	return nil
 }

@@ -2,13 +2,9 @@ package redis
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"strings"
 
 	"github.com/redis/rueidis"
-
-	"github.com/stemjobs/stem/broker"
 )
 
 // reply is what a command brought that is no script: an answer, or why there is
@@ -102,20 +98,4 @@ func failed(replies ...reply) error {
 		}
 	}
 	return nil
-}
-
-// isWrongType reports whether a server refused since a key is of another type.
-func isWrongType(err error) bool {
-	said := new(rueidis.RedisError)
-	return errors.As(err, &said) && strings.HasPrefix(said.Error(), "WRONGTYPE")
-}
-
-// wrongType explains that a key is there and is not what Stem makes of it. err is
-// what the server said, if it did.
-func wrongType(key string, err error) error {
-	if err == nil {
-		err = fmt.Errorf("%w: WRONGTYPE", broker.ErrUnavailable)
-	}
-	return fmt.Errorf("the key %s is another program's, or damaged: choose another namespace (STEM_NAMESPACE), or remove the key: %w",
-		key, unavailable(err))
 }

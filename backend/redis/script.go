@@ -34,7 +34,7 @@ type scripts struct {
 
 	getrecords, setrecords, delete *script
 
-	limit, pause, beat, beats, memo, tell, audit, audits *script
+	limit, pause, beat, beats, memo, tell, audit, audits, types *script
 }
 
 func loadScripts() (scripts, error) {
@@ -75,6 +75,7 @@ func loadScripts() (scripts, error) {
 		{&s.tell, []string{"common", "tell"}},
 		{&s.audit, []string{"common", "audit"}},
 		{&s.audits, []string{"common", "audits"}},
+		{&s.types, []string{"types"}},
 	} {
 		loaded, err := loadScript(part.files...)
 		if err != nil {
@@ -82,7 +83,7 @@ func loadScripts() (scripts, error) {
 		}
 		*part.to = loaded
 	}
-	for _, r := range []*script{s.get, s.queues, s.due, s.deadlist, s.getrecords, s.beats, s.audits} {
+	for _, r := range []*script{s.get, s.queues, s.due, s.deadlist, s.getrecords, s.beats, s.audits, s.types} {
 		r.reads = true
 	}
 	return s, nil
@@ -138,15 +139,24 @@ func (db *DB) run(ctx context.Context, s *script, partition int, args []string) 
 	caller := ctx
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	c := call{s, partition, args}
-	m, err := db.send(ctx, db.evalsha(&c), s)
-	if noScript(err) {
-		m, err = db.send(ctx, db.eval(&c), s)
+	err := db.sound(ctx, partition)
+	var m rueidis.RedisMessage
+	if err == nil {
+		m, err = db.evaluate(ctx, &call{s, partition, args})
 	}
 	if err != nil {
-		return m, fmt.Errorf("script %s: %w", s.name, ownDeadline(caller, err))
+		return m, fmt.Errorf("script %s: %w", s.name, ownDeadline(caller, db.met(ctx, partition, err)))
 	}
 	return m, nil
+}
+
+// evaluate runs one script by its hash, and sends it where it is not known.
+func (db *DB) evaluate(ctx context.Context, c *call) (rueidis.RedisMessage, error) {
+	m, err := db.send(ctx, db.evalsha(c), c.script)
+	if noScript(err) {
+		m, err = db.send(ctx, db.eval(c), c.script)
+	}
+	return m, err
 }
 
 // callTimeout bounds a call whose caller sets no bound.
@@ -235,16 +245,22 @@ func (db *DB) runAll(ctx context.Context, calls []call) ([]rueidis.RedisMessage,
 	caller := ctx
 	ctx, cancel := bounded(ctx)
 	defer cancel()
-	cmds := make(rueidis.Commands, len(calls))
+	cmds, of := make(rueidis.Commands, 0, len(calls)), make([]int, 0, len(calls))
 	for i := range calls {
-		cmds[i] = db.evalsha(&calls[i])
+		if errs[i] = db.sound(ctx, calls[i].partition); errs[i] == nil {
+			cmds, of = append(cmds, db.evalsha(&calls[i])), append(of, i)
+		}
 	}
-	for i, r := range db.sideBySide(ctx, cmds...) {
+	for k, r := range db.sideBySide(ctx, cmds...) {
+		i := of[k]
 		if msgs[i], errs[i] = r.ToMessage(); noScript(errs[i]) {
 			msgs[i], errs[i] = db.client.Do(ctx, db.eval(&calls[i])).ToMessage()
 		}
-		if errs[i] != nil {
-			errs[i] = fmt.Errorf("script %s: %w", calls[i].script.name, ownDeadline(caller, errs[i]))
+		errs[i] = db.met(ctx, calls[i].partition, errs[i])
+	}
+	for i, err := range errs {
+		if err != nil {
+			errs[i] = fmt.Errorf("script %s: %w", calls[i].script.name, ownDeadline(caller, err))
 		}
 	}
 	return msgs, errs

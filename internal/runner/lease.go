@@ -131,7 +131,9 @@ const (
 // refused parks an outcome that the broker would not store, to send it again
 // later, and says whether it did. It is called under line.mu.
 func (f *fetcher) refused(j *Job, err error) bool {
-	if !errors.Is(err, broker.ErrUnavailable) {
+	if errors.Is(err, broker.ErrUnavailable) {
+		j.uncertain = true // a part of the store did not answer, and may have stored it
+	} else {
 		switch j.refusals++; j.refusals {
 		case refusalsToFail:
 			why := fmt.Errorf("the broker refused the outcome %s: %w", j.outcome.State, err)

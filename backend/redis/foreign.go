@@ -1,0 +1,104 @@
+package redis
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync/atomic"
+
+	"github.com/redis/rueidis"
+
+	"github.com/stemjobs/stem/broker"
+)
+
+// A key of another type where ours should be was written by another program, or by
+// hand. Of a queue, a task or a claim, it hinders nothing else: see attempt in
+// lua/common.lua. One that everything in the partition needs makes a script fail,
+// maybe in the middle of what it does. That happens once: the partition is suspect
+// then, and while such a key is there, nothing is done in it.
+
+// suspects are the partitions in which a script met a key of another type.
+type suspects [maxPartitions]atomic.Bool
+
+// sound returns why nothing can be done in a partition that is suspect.
+func (db *DB) sound(ctx context.Context, partition int) error {
+	if !db.suspect[partition].Load() {
+		return nil
+	}
+	if err := db.foreignKey(ctx, partition); err != nil {
+		return err
+	}
+	db.suspect[partition].Store(false)
+	return nil
+}
+
+// foreignKey looks for a key of another type, and returns an error that names it.
+func (db *DB) foreignKey(ctx context.Context, partition int) error {
+	m, err := db.evaluate(ctx, &call{db.scripts.types, partition, nil})
+	if err == nil {
+		err = readForeign(&m)
+	}
+	if err != nil {
+		return fmt.Errorf("look for keys of another type: %w", err)
+	}
+	return nil
+}
+
+func readForeign(m *rueidis.RedisMessage) error {
+	key, err := m.ToString()
+	if err == nil && key != "" {
+		err = wrongType(key, nil)
+	}
+	return err
+}
+
+// allOurs looks in every partition.
+func (db *DB) allOurs(ctx context.Context) error {
+	calls := make([]call, len(db.tags))
+	for p := range calls {
+		calls[p] = call{db.scripts.types, p, nil}
+	}
+	msgs, errs := db.runAll(ctx, calls)
+	for p, err := range errs {
+		if err == nil {
+			err = readForeign(&msgs[p])
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// met makes a partition suspect if a script failed for a key of another type, and
+// says which it is, if that can be found out.
+func (db *DB) met(ctx context.Context, partition int, err error) error {
+	if !isWrongType(err) {
+		return err
+	}
+	db.suspect[partition].Store(true)
+	if named := db.foreignKey(ctx, partition); isWrongType(named) {
+		return named
+	}
+	return err
+}
+
+// errWrongType is what a server says of a key of another type.
+var errWrongType = errors.New("WRONGTYPE")
+
+// isWrongType reports whether a server refused since a key is of another type.
+func isWrongType(err error) bool {
+	said := new(rueidis.RedisError)
+	return errors.Is(err, errWrongType) || errors.As(err, &said) && strings.HasPrefix(said.Error(), errWrongType.Error())
+}
+
+// wrongType explains that a key is there and is not what Stem makes of it. err is
+// what the server said, if it did.
+func wrongType(key string, err error) error {
+	if err == nil {
+		err = fmt.Errorf("%w: %w", broker.ErrUnavailable, errWrongType)
+	}
+	return fmt.Errorf("the key %s is another program's, or damaged: choose another namespace (STEM_NAMESPACE), or remove the key: %w",
+		key, unavailable(err))
+}
