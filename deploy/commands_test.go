@@ -42,7 +42,7 @@ func words(line string) []string {
 func checkCommand(t *testing.T, where string, args []string) {
 	t.Helper()
 	var out, said bytes.Buffer
-	code := stemcmd.Run(t.Context(), stemcmd.App{Name: "stem"}, stemcmd.Process{
+	code := stemcmd.Run(t.Context(), stemcmd.App{Name: "stem", Demo: true}, stemcmd.Process{
 		Args: append(args, "--help"), Stdin: strings.NewReader(""), Stdout: &out, Stderr: &said,
 	})
 	if code != 0 {
@@ -61,6 +61,44 @@ func plain(args []string) []string {
 	}
 	return args[:1]
 }
+
+// TestCommandsInPages: what the other pages say to type exists too. The operations
+// guide is executed, see docs.
+func TestCommandsInPages(t *testing.T) {
+	var pages []string
+	for _, pattern := range []string{"../README.md", "../docs/*.md", "../examples/*/README.md", "*.md"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		pages = append(pages, found...)
+	}
+	if len(pages) < 10 {
+		t.Fatalf("found %d pages only", len(pages))
+	}
+	checked := 0
+	for _, path := range pages {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, line := range commandLines(string(text)) {
+			line = strings.ReplaceAll(line, "go run ./cmd/stem ", "stem ")
+			command := ofStem.FindStringSubmatch(line)
+			if command == nil || strings.Contains(line, "[flags]") { // a line of usage
+				continue
+			}
+			checked++
+			checkCommand(t, path, words(command[1]))
+		}
+	}
+	if checked < 50 {
+		t.Errorf("checked %d commands only", checked)
+	}
+}
+
+// ofStem finds the arguments of stem in a line of a shell, up to what ends them.
+var ofStem = regexp.MustCompile(`(?:^|\s|\()stem ((?:'[^']*'|"[^"]*"|[^'"|<>&;#)])+)`)
 
 // TestRunbookCommands: what the pages say to type exists.
 func TestRunbookCommands(t *testing.T) {

@@ -33,8 +33,8 @@ func looks(t *testing.T) map[string]string {
 			t.Fatal(err)
 		}
 		found := block.FindSubmatch(text)
-		if found == nil || strings.Count(string(found[1]), "\n") != 3 {
-			t.Errorf("%s has no three commands to look with", page)
+		if found == nil {
+			t.Errorf("%s has no commands to look with", page)
 			continue
 		}
 		for line := range strings.Lines(string(found[1])) {
