@@ -56,6 +56,9 @@ needs: ## install what the tests need and this machine lacks (Debian)
 	@tools/need.sh python3 python3
 	@tools/need.sh node nodejs
 	@tools/need.sh redis-server redis-server
+	@tools/need.sh redis-cli redis-tools
+	@tools/need.sh sqlite3 sqlite3
+	@tools/need.sh curl curl
 	@tools/need.sh promtool prometheus
 	@tools/need.sh systemd-analyze systemd
 
