@@ -60,6 +60,7 @@ type Beat struct {
 	lock    store.Lock // Token 0: another leads, or nobody
 	renewed time.Time  // when lock was asked for, by the monotonic clock
 	look    time.Time  // when the schedules are to be looked at again; zero: at once
+	changes int64      // of the last look, for Wait
 	known   definitions
 	refused refusals
 
@@ -217,7 +218,7 @@ func (b *Beat) sleep(ctx context.Context) error {
 	if atMost <= 0 {
 		return nil
 	}
-	if err := b.schedules.Wait(ctx, atMost); err != nil && ctx.Err() == nil {
+	if err := b.schedules.Wait(ctx, b.changes, atMost); err != nil && ctx.Err() == nil {
 		b.look = time.Time{}
 		return fmt.Errorf("wait for schedules: %w", err)
 	}

@@ -94,7 +94,7 @@ func (c *candidate) decide(now time.Time) []shot {
 	if passed > 0 {
 		shots = append(shots, c.pass(&due, passed, rest))
 	}
-	return append(shots, c.each(rest)...)
+	return append(shots, c.each(rest, now)...)
 }
 
 // grace is how late a moment may fire; 0: any time.
@@ -134,9 +134,10 @@ func (c *candidate) pass(due *missed, passed int, rest []time.Time) shot {
 }
 
 // each claims moments one by one.
-func (c *candidate) each(due []time.Time) []shot {
+func (c *candidate) each(due []time.Time, now time.Time) []shot {
 	e := c.entry
 	shots := make([]shot, 0, len(due))
+	grace, fired := e.grace(), false
 	for i, t := range due {
 		f := store.Firing{ID: c.ID, Version: c.Version, Due: t, Jitter: c.moments.at(t).Sub(t)}
 		if i+1 < len(due) {
@@ -146,10 +147,15 @@ func (c *candidate) each(due []time.Time) []shot {
 		}
 		f.NextAt = c.moments.at(f.Next)
 		s := shot{entry: e, firing: f, fires: true}
-		if e.Overlap == OverlapSkip && (c.running || i > 0) {
+		switch {
+		case grace > 0 && now.Sub(c.moments.at(t)) > grace: // its jitter is less than that of one before it
+			s.fires = false
+			s.firing.Outcome, s.firing.Missed, s.firing.Error = store.OutcomeMisfired, 1, fmt.Sprintf("1 passed over (policy %s)", e.policy())
+		case e.Overlap == OverlapSkip && (c.running || fired):
 			s.fires = false
 			s.firing.Outcome, s.firing.Error = store.OutcomeOverlap, "the task before it has not ended"
 		}
+		fired = fired || s.fires
 		if s.fires && e.RunOnce {
 			s.firing.Next, s.firing.NextAt = time.Time{}, time.Time{}
 			return append(shots, s)

@@ -236,6 +236,54 @@ func TestRunOnceAndBounds(t *testing.T) {
 	})
 }
 
+// TestRunOnceWhilePending: an entry that fires once, and is disabled and enabled
+// again while nobody knows whether its task is enqueued, fires once.
+func TestRunOnceWhilePending(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, l := newLossyRig(t)
+		r.run("one")
+		l.lost.Store(true)
+		r.apply(`{"id":"a","task":"t","spec":"every:10s","runOnce":true}`)
+		time.Sleep(11 * time.Second)
+		for _, change := range []func(context.Context, string, beat.ChangeOptions) (beat.Listed, error){r.book.Disable, r.book.Enable} {
+			if _, err := change(t.Context(), "a", beat.ChangeOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l.lost.Store(false)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		listed, err := r.book.Get(t.Context(), "a")
+		if err != nil || len(r.tasks("a")) != 1 || listed.Record.Fired != 1 || listed.Status != beat.StatusDone {
+			t.Errorf("%d tasks, the entry is %+v, %v", len(r.tasks("a")), listed.Record, err)
+		}
+	})
+}
+
+// TestSharedSchedules: a book that looks at the store that a beat waits for does
+// not take a change from it.
+func TestSharedSchedules(t *testing.T) {
+	forms(t, func(t *testing.T, r *rig) {
+		r.run("one")
+		time.Sleep(500 * time.Millisecond)
+		due := time.Now().Add(time.Millisecond).UTC()
+		_, err := r.schedules.Apply(t.Context(), []store.ScheduleChange{{
+			ID: "a", Definition: json.RawMessage(`{"task":"t","spec":"every:1h"}`), NextDue: due, NextAt: due,
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.book.Now(t.Context()); err != nil { // before the beat comes to it
+			t.Fatal(err)
+		}
+		time.Sleep(100 * time.Millisecond)
+		synctest.Wait()
+		if h := r.history("a"); len(h) != 1 || h[0].Drift > 10*time.Millisecond {
+			t.Errorf("history: %+v", h)
+		}
+	})
+}
+
 // TestPause: what passes meanwhile is not made up for.
 func TestPause(t *testing.T) {
 	forms(t, func(t *testing.T, r *rig) {
@@ -314,22 +362,28 @@ func (l *lossy) Publish(ctx context.Context, batch []broker.Publication) ([]brok
 	return out, err
 }
 
+// newLossyRig is a deployment of two stores whose broker can be away.
+func newLossyRig(t *testing.T) (*rig, *lossy) {
+	t.Helper()
+	tasks, where := memory.New(), memory.New()
+	t.Cleanup(func() { _, _ = tasks.Close(), where.Close() })
+	l := &lossy{Broker: tasks.Broker()}
+	client, err := stem.NewClient(&away{tasks, l}, stem.ClientOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &rig{t: t, client: client, schedules: where.Schedules(), locks: where.Locks()}
+	if r.book, err = beat.NewBook(client, r.schedules, r.locks); err != nil {
+		t.Fatal(err)
+	}
+	return r, l
+}
+
 // TestPending: where tasks are in another store than schedules, a broker that is
 // away, or whose answers are lost, costs no moment and doubles none.
 func TestPending(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		tasks, where := memory.New(), memory.New()
-		defer tasks.Close()
-		defer where.Close()
-		l := &lossy{Broker: tasks.Broker()}
-		client, err := stem.NewClient(&away{tasks, l}, stem.ClientOptions{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := &rig{t: t, client: client, schedules: where.Schedules(), locks: where.Locks()}
-		if r.book, err = beat.NewBook(client, r.schedules, r.locks); err != nil {
-			t.Fatal(err)
-		}
+		r, l := newLossyRig(t)
 		_, stop := r.run("one")
 		r.apply(`{"id":"a","task":"t","spec":"every:1s","misfire":{"policy":"all","max":20}}`)
 		time.Sleep(2500 * time.Millisecond)

@@ -26,6 +26,7 @@ func (b *Beat) fire(work context.Context) (next time.Duration, more bool, err er
 	if err != nil {
 		return 0, false, fmt.Errorf("read due schedules: %w", err)
 	}
+	b.changes = due.Changes
 	if len(due.Pending) > 0 { // of a beat that died, or of a broker that was away
 		if err := b.publish(work, due.Now, due.Pending, true); err != nil {
 			return 0, false, err

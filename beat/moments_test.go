@@ -75,6 +75,22 @@ func TestEveryMomentIsDecided(t *testing.T) {
 	})
 }
 
+// TestLateBesidesJitter: of two moments the later one may be later than its grace
+// while the one before it is not, since each has a jitter of its own.
+func TestLateBesidesJitter(t *testing.T) {
+	c := entryOf(t, "every:1s", func(e *Entry) {
+		e.Jitter, e.Misfire = 2753*time.Millisecond, Misfire{Policy: PolicyAll, Grace: time.Second}
+	})
+	for c.NextDue = time.UnixMilli(1e12); c.moments.at(c.NextDue).Before(c.moments.at(c.NextDue.Add(time.Second)).Add(time.Second)); {
+		c.NextDue = c.NextDue.Add(time.Second)
+	}
+	now := c.moments.at(c.NextDue)
+	shots := c.decide(now)
+	if len(shots) < 2 || !shots[0].fires || shots[1].fires || shots[1].firing.Outcome != store.OutcomeMisfired || shots[1].firing.Missed != 1 {
+		t.Errorf("decided at %v: %+v", now, shots)
+	}
+}
+
 // TestYearsMissed: however many moments were missed, the work is bounded.
 func TestYearsMissed(t *testing.T) {
 	for _, c := range []struct {

@@ -209,7 +209,7 @@ func nextDue(old *Listed, exists bool, e *Entry, m *moments, now time.Time) time
 		if old.Problem == nil && old.Entry.active() && sameTimes(&old.Entry, e) {
 			return old.Record.NextDue
 		}
-		if e.RunOnce && old.Record.Fired > 0 && old.Problem == nil && sameTimes(&old.Entry, e) {
+		if e.RunOnce && old.Record.LastTask != "" && old.Problem == nil && sameTimes(&old.Entry, e) {
 			return time.Time{}
 		}
 		if old.Record.LastDue.After(after) {
@@ -262,7 +262,9 @@ func (b *Book) Commit(ctx context.Context, p *Plan) error {
 			return nil
 		}
 		var conflict *store.ConflictError
-		if !errors.As(err, &conflict) || conflict.Have != conflict.Want || conflict.Want == 0 || try == maxTries {
+		fired := errors.As(err, &conflict) && conflict.Have == conflict.Want && conflict.Want != 0
+		// One that is gone is told as a conflict by the next look at what is there.
+		if !fired && !errors.Is(err, ErrNoSchedule) || try == maxTries {
 			return fmt.Errorf("apply schedules: %w", err)
 		}
 	}
@@ -276,7 +278,7 @@ func (b *Book) changes(ctx context.Context, p *Plan) ([]store.ScheduleChange, er
 	}
 	var ids []string
 	for i := range p.Changes {
-		if p.Changes[i].Action == ActionChange {
+		if a := p.Changes[i].Action; a == ActionChange || a == ActionDelete {
 			ids = append(ids, p.Changes[i].ID)
 		}
 	}
@@ -298,10 +300,15 @@ func (b *Book) changes(ctx context.Context, p *Plan) ([]store.ScheduleChange, er
 		switch c.Action {
 		case ActionKeep:
 			continue
-		case ActionDelete:
+		case ActionCreate:
+		case ActionChange, ActionDelete:
+			if _, there := have[c.ID]; !there {
+				return nil, &store.ConflictError{ID: c.ID, Want: c.Version}
+			}
+		}
+		if c.Action == ActionDelete {
 			changes = append(changes, store.ScheduleChange{ID: c.ID, Version: c.Version, Delete: true})
 			continue
-		case ActionCreate, ActionChange:
 		}
 		old := have[c.ID]
 		old.Record.Version = c.Version

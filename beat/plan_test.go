@@ -10,6 +10,7 @@ import (
 
 	"github.com/stemjobs/stem/beat"
 	"github.com/stemjobs/stem/schedule"
+	"github.com/stemjobs/stem/store"
 )
 
 func ticks(id string, every time.Duration) beat.Desired {
@@ -47,6 +48,28 @@ func TestConflicts(t *testing.T) {
 		}
 		if _, err := r.book.Apply(ctx, []beat.Desired{ticks("a", time.Minute)}, false); err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// TestCommitOfWhatIsGone: a plan that changes or deletes an entry that somebody else
+// has deleted since is a conflict.
+func TestCommitOfWhatIsGone(t *testing.T) {
+	r := newRig(t, false)
+	for name, desired := range map[string][]beat.Desired{"change": {ticks("a", time.Hour)}, "delete": nil} {
+		if _, err := r.book.Apply(t.Context(), []beat.Desired{ticks("a", time.Minute)}, false); err != nil {
+			t.Fatal(err)
+		}
+		plan, err := r.book.Plan(t.Context(), desired, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.book.Delete(t.Context(), "a", beat.ChangeOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		var conflict *store.ConflictError
+		if err := r.book.Commit(t.Context(), plan); !errors.As(err, &conflict) || conflict.ID != "a" || conflict.Have != 0 {
+			t.Errorf("%s: %v, want a conflict", name, err)
 		}
 	}
 }

@@ -212,23 +212,44 @@ func (s *Schedule) Claim(f *Firing, r *FireRecord) {
 	s.LastDue, s.NextDue, s.NextAt = moment(f.Due), moment(f.Next), moment(f.NextAt)
 	s.LastFired, s.Jitter, s.Drift = r.Fired, r.Jitter, r.Drift
 	s.Misfired += int64(r.Missed)
-	s.Mark(r)
+	s.mark(r)
 }
 
-// Mark sets what an entry shows of the outcome of a moment that it claimed. It
-// ignores one of an entry of the same id that was there before.
-func (s *Schedule) Mark(r *FireRecord) {
-	if r.Due.After(s.LastDue) {
-		return
-	}
+// mark sets what an entry shows of the outcome of a moment that it claims.
+func (s *Schedule) mark(r *FireRecord) {
 	switch r.Outcome {
 	case OutcomeFired:
 		s.Fired++
 		s.LastTask, s.LastError = r.Task, ""
 	case OutcomeDuplicate:
 		s.LastTask, s.LastError = r.Task, ""
+	case OutcomePending:
+		s.LastTask = r.Task
+	case OutcomeFailed:
+		s.LastError = r.Error
+	}
+}
+
+// Finish brings a record of the entry that is pending, and what the entry shows of
+// it, to what end says became of it. An entry of the same id that was made since
+// the claim knows nothing of it.
+func (s *Schedule) Finish(r, end *FireRecord) {
+	newest := s.LastTask == r.Task
+	r.Finish(end)
+	if r.Due.After(s.LastDue) {
+		return
+	}
+	switch r.Outcome {
+	case OutcomeFired:
+		s.Fired++
+		s.LastError = ""
+	case OutcomeDuplicate:
+		s.LastError = ""
 	case OutcomeFailed, OutcomeUnknown:
 		s.LastError = r.Error
+	}
+	if newest && r.Outcome != OutcomeUnknown {
+		s.LastTask = r.Task
 	}
 }
 

@@ -65,14 +65,17 @@ const MaxDefinition = 64 << 10
 //     broker.ErrUnsupported.
 //   - T7  Otherwise Fire keeps the publication as pending in the same step,
 //     and Due lists what is pending, the oldest first, until Finish says what
-//     became of it: the history's record and the entry's marks follow. Finish
-//     under a lead that is not the newest is broker.ErrLeaseLost; finishing
-//     twice is no error and changes nothing.
+//     became of it: the history's record and the entry's marks follow. Only
+//     LastTask is set by the claim already, since a process that dies between
+//     the two may have enqueued it; Finish takes it back when it was refused.
+//     Finish under a lead that is not the newest is broker.ErrLeaseLost;
+//     finishing twice is no error and changes nothing. What is pending and
+//     cannot be read is passed over: it keeps nobody else from firing.
 //   - T8  History has an entry's newest records, the newest first, MaxHistory
 //     at most; of what is not there it is ErrNoSchedule.
 //   - T9  Wait returns soon after an entry was applied, by whichever process,
-//     since this Schedules last answered Due; and at the latest after atMost.
-//     Ending it loses nothing. It may return early.
+//     since the Due whose Changes it is told, whoever called Due meanwhile; and
+//     at the latest after atMost. Ending it loses nothing. It may return early.
 //   - T10 Ten thousand entries due at once are claimed in batches, and 100,000
 //     that are not due cost Due nothing: it reads an index.
 //   - T11 After the backend's Close every call returns broker.ErrClosed, and
@@ -96,8 +99,8 @@ type Schedules interface {
 	// Finish says what became of pending firings: the ID and Due of a record
 	// name one, its Outcome, Task and Error are the news.
 	Finish(ctx context.Context, lead Lock, batch []FireRecord) error
-	// Wait waits for a change of the entries.
-	Wait(ctx context.Context, atMost time.Duration) error
+	// Wait waits for a change of the entries since a Due, known by its Changes.
+	Wait(ctx context.Context, since int64, atMost time.Duration) error
 }
 
 // FiresInto is implemented by schedules that can store their publications in a
@@ -122,7 +125,7 @@ type Schedule struct {
 
 	LastDue   time.Time     `json:"lastDue,omitzero"`    // the newest moment that was claimed
 	LastFired time.Time     `json:"lastFired,omitzero"`  // when that happened
-	LastTask  string        `json:"lastTask,omitempty"`  // the newest task that a firing enqueued, or found enqueued
+	LastTask  string        `json:"lastTask,omitempty"`  // of the newest firing whose task is enqueued, or was, or may be; "" when that was refused
 	LastError string        `json:"lastError,omitempty"` // of the newest firing that failed, until one has not
 	Jitter    time.Duration `json:"jitter"`              // ns, of the newest firing
 	Drift     time.Duration `json:"drift"`               // ns: LastFired − (LastDue + Jitter)
@@ -156,6 +159,8 @@ func (e *ConflictError) Error() string {
 	switch {
 	case e.Want == 0:
 		return fmt.Sprintf("schedule %q exists already, at version %d", e.ID, e.Have)
+	case e.Have == 0:
+		return fmt.Sprintf("schedule %q was deleted by somebody else, it was at version %d", e.ID, e.Want)
 	case e.Have == e.Want:
 		return fmt.Sprintf("schedule %q fired meanwhile", e.ID)
 	default:
@@ -179,6 +184,7 @@ type Due struct {
 	More    bool          // more entries are due than limit
 	Next    time.Duration // until the next NextAt after those, at least 1; 0: there is none
 	Pending []Pending     // at most limit; see T7
+	Changes int64         // stands for what the entries were: for Wait
 }
 
 // Pending is a firing whose task is not known to be enqueued yet.

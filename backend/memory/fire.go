@@ -103,12 +103,11 @@ func (p *plans) finish(r *store.FireRecord) {
 		return
 	}
 	done := w.Record
-	done.Finish(r)
 	e := p.entries[r.ID]
 	if e == nil {
 		return
 	}
-	e.Mark(&done)
+	e.Finish(&done, r)
 	for i := range e.history {
 		if h := &e.history[i]; h.Outcome == store.OutcomePending && momentFor(h) == momentFor(&done) {
 			*h = done

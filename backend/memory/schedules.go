@@ -11,11 +11,8 @@ import (
 	"github.com/stemjobs/stem/store"
 )
 
-// schedules is the schedule store of a DB: one client's access to it.
-type schedules struct {
-	db   *DB
-	seen int64 // plans.changes at the last Due or Wait
-}
+// schedules is the schedule store of a DB.
+type schedules struct{ db *DB }
 
 // Schedules returns the scheduler's entries of this DB, which fire into the
 // DB's own brokers in the step that claims (store.FiresInto).
@@ -163,8 +160,7 @@ func (s *schedules) Due(ctx context.Context, limit int) (store.Due, error) {
 		limit = store.DueLimit
 	}
 	p := &s.db.plans
-	s.seen = p.changes
-	d := store.Due{Now: now.UTC()}
+	d := store.Due{Now: now.UTC(), Changes: p.changes}
 	p.due.walk(func(e *plan) bool {
 		if isDue := !e.NextAt.After(now); !isDue || len(d.Entries) == limit {
 			d.More, d.Next = isDue, max(e.NextAt.Sub(now), 1)
@@ -180,14 +176,12 @@ func (s *schedules) Due(ctx context.Context, limit int) (store.Due, error) {
 }
 
 // Wait waits for a change of the entries; see store.Schedules.
-func (s *schedules) Wait(ctx context.Context, atMost time.Duration) error {
+func (s *schedules) Wait(ctx context.Context, since int64, atMost time.Duration) error {
 	if _, err := s.enter(ctx, "wait for schedules"); err != nil {
 		return err
 	}
 	p := &s.db.plans
-	seen := p.changes
-	if s.seen != seen || atMost <= 0 {
-		s.seen = seen
+	if p.changes != since || atMost <= 0 {
 		s.db.leave()
 		return nil
 	}

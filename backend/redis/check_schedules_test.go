@@ -1,6 +1,8 @@
 package redis_test
 
 import (
+	"bytes"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -46,6 +48,36 @@ func TestCheckFindsSchedules(t *testing.T) {
 				t.Errorf("got %v, want it to say %q", err, c.want)
 			}
 		})
+	}
+}
+
+// TestUnreadableSchedules: a pending firing, or an entry, that cannot be read is
+// passed over, and the log says so once: it keeps nobody else from firing.
+func TestUnreadableSchedules(t *testing.T) {
+	s, ns := shared.Get(t), namespace()
+	var log bytes.Buffer
+	db := open(t, redis.Config{Namespace: ns, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	pendingSchedule(t, db)
+	at := time.Now().Add(-time.Minute)
+	if _, err := db.Schedules().Apply(t.Context(), []store.ScheduleChange{{ID: "c", Definition: []byte("{}"), NextDue: at, NextAt: at}}); err != nil {
+		t.Fatal(err)
+	}
+	tag := "{" + ns + ":0}"
+	s.Do("HSET", tag+":pending:firings", "1 x", "garbage")
+	s.Do("ZADD", tag+":pending", "0", "1 x")
+	s.Do("HSET", tag+":entry:b", "next_due", "garbage")
+	schedules := db.Schedules()
+	for range 3 {
+		d, err := schedules.Due(t.Context(), 0)
+		if err != nil || len(d.Pending) != 1 || d.Pending[0].Record.ID != "a" || len(d.Entries) != 1 || d.Entries[0].ID != "c" {
+			t.Fatalf("Due: %+v, %v", d, err)
+		}
+	}
+	if strings.Count(log.String(), "entry b") != 1 || strings.Count(log.String(), "level=ERROR") != 2 {
+		t.Errorf("the log says: %s", &log)
+	}
+	if err := db.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "pending firing 1 x") {
+		t.Errorf("Check: %v", err)
 	}
 }
 

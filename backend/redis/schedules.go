@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/redis/rueidis"
@@ -25,11 +24,13 @@ import (
 func (db *DB) Schedules() store.Schedules { return &schedules{db: db} }
 
 type schedules struct {
-	db   *DB
-	seen atomic.Int64 // how many changes there were at the last Due or Wait
+	db *DB
 
 	hears   sync.Once
 	changed <-chan struct{}
+
+	mu     sync.Mutex
+	passed map[string]bool // what cannot be read, of which the log has said so
 }
 
 // FiresInto implements store.FiresInto: true for the brokers of the same
@@ -286,19 +287,19 @@ func (s *schedules) Due(ctx context.Context, limit int) (store.Due, error) {
 	if err != nil {
 		return store.Due{}, fmt.Errorf("look for due schedules: %w", err)
 	}
-	d, changes, err := parseDue(m)
+	d, err := s.parseDue(m)
 	if err != nil {
 		return store.Due{}, fmt.Errorf("look for due schedules: %w", err)
 	}
-	s.seen.Store(changes)
 	return d, nil
 }
 
-// parseDue reads what lua/due.lua answers.
-func parseDue(m rueidis.RedisMessage) (d store.Due, changes int64, err error) {
+// parseDue reads what lua/due.lua answers. An entry, or a firing that is pending,
+// that cannot be read must not keep the others from firing: it is passed over.
+func (s *schedules) parseDue(m rueidis.RedisMessage) (d store.Due, err error) {
 	reply, err := m.ToArray()
 	if err != nil || len(reply) != 5 {
-		return d, 0, fmt.Errorf("%w (%w)", errForeign, err)
+		return d, fmt.Errorf("%w (%w)", errForeign, err)
 	}
 	var n [3]int64
 	for i := range n {
@@ -307,10 +308,10 @@ func parseDue(m rueidis.RedisMessage) (d store.Due, changes int64, err error) {
 			n[i], err = strconv.ParseInt(text, 10, 64)
 		}
 		if err != nil {
-			return d, 0, fmt.Errorf("%w (%w)", errForeign, err)
+			return d, fmt.Errorf("%w (%w)", errForeign, err)
 		}
 	}
-	d.Now = happened(n[0])
+	d.Now, d.Changes = happened(n[0]), n[1]
 	if n[2] > 0 {
 		next := moment(n[2])
 		d.More, d.Next = !next.After(d.Now), max(next.Sub(d.Now), 1)
@@ -318,28 +319,42 @@ func parseDue(m rueidis.RedisMessage) (d store.Due, changes int64, err error) {
 	entries, err1 := reply[3].ToArray()
 	pending, err2 := reply[4].AsStrSlice()
 	if err := errors.Join(err1, err2); err != nil {
-		return d, 0, err
+		return d, err
 	}
 	for i := 0; i+1 < len(entries); i += 2 {
 		id, err1 := entries[i].ToString()
 		fields, err2 := entries[i+1].AsStrMap()
 		if err := errors.Join(err1, err2); err != nil {
-			return d, 0, err
+			return d, err
 		}
-		e, err := scanEntry(id, fields)
-		if err != nil {
-			return d, 0, err
+		if e, err := scanEntry(id, fields); err == nil {
+			d.Entries = append(d.Entries, e)
+		} else {
+			s.passOver("entry "+id, err)
 		}
-		d.Entries = append(d.Entries, e)
 	}
 	for _, text := range pending {
-		w, err := parsePending(text)
-		if err != nil {
-			return d, 0, err
+		if w, err := parsePending(text); err == nil {
+			d.Pending = append(d.Pending, w)
+		} else {
+			s.passOver(text, err)
 		}
-		d.Pending = append(d.Pending, w)
 	}
-	return d, n[1], nil
+	return d, nil
+}
+
+// passOver says once in the log that something cannot be read.
+func (s *schedules) passOver(what string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.passed[what] {
+		return
+	}
+	if s.passed == nil {
+		s.passed = make(map[string]bool)
+	}
+	s.passed[what] = true
+	s.db.log.Error("what the scheduler keeps cannot be read and is passed over; see the store's check", "what", fmt.Sprintf("%.200q", what), "error", err)
 }
 
 // parsePending reads a firing that is pending: "ID LINE", the publication without
@@ -368,7 +383,7 @@ const lookEvery = time.Second
 
 // Wait implements store.Schedules. It hears of changes by the subscription of the
 // process, and looks at their number once a second besides.
-func (s *schedules) Wait(ctx context.Context, atMost time.Duration) error {
+func (s *schedules) Wait(ctx context.Context, since int64, atMost time.Duration) error {
 	if err := s.db.check(ctx); err != nil || atMost <= 0 {
 		return err
 	}
@@ -382,7 +397,7 @@ func (s *schedules) Wait(ctx context.Context, atMost time.Duration) error {
 		if err != nil {
 			return fmt.Errorf("wait for schedules: %w", err)
 		}
-		if s.seen.Swap(changes) != changes {
+		if changes != since {
 			return nil
 		}
 		select {

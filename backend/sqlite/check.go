@@ -10,6 +10,7 @@ import (
 	"github.com/ncruces/go-sqlite3"
 
 	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/store"
 )
 
 // findMost is how many violations of one invariant Check lists.
@@ -63,7 +64,15 @@ func (c *conn) check() (found []error, err error) {
 			return found, err
 		}
 	}
-	return found, nil
+	n := 0
+	err = c.allPending(func(_ int64, _ store.Pending, fault error) bool {
+		if fault != nil {
+			found = append(found, fault)
+			n++
+		}
+		return n < findMost
+	})
+	return found, err
 }
 
 // checks lists the statements that look for violations.

@@ -176,28 +176,56 @@ func (t *tx) finishFiring(end *store.FireRecord) error {
 	if err != nil || e == nil {
 		return err
 	}
-	r.Finish(end)
-	e.Mark(&r)
+	e.Finish(&r, end)
 	if err := t.markEntry(e); err != nil {
 		return err
 	}
 	return t.exec("finish-firing", string(r.Outcome), r.Task, r.Error, e.seq, due)
 }
 
-// allPending returns the oldest firings that are pending.
-func (c *conn) allPending(limit int) (list []store.Pending, err error) {
-	var fault error
-	err = c.each("all-pending", func(s *sqlite3.Stmt) bool {
+// allPending calls visit with the firings that are pending, the oldest first, or
+// with why one cannot be read, until it returns false.
+func (c *conn) allPending(visit func(seq int64, w store.Pending, fault error) bool) error {
+	return c.each("all-pending", func(s *sqlite3.Stmt) bool {
 		var w store.Pending
-		fault = errors.Join(json.Unmarshal(s.ColumnRawBlob(0), &w.Record), json.Unmarshal(s.ColumnRawBlob(2), &w.Publication))
-		if fault == nil {
-			w.Publication.Envelope, fault = task.Decode(blob(s, 1))
+		err := errors.Join(json.Unmarshal(s.ColumnRawBlob(3), &w.Record), json.Unmarshal(s.ColumnRawBlob(5), &w.Publication))
+		if err == nil {
+			w.Publication.Envelope, err = task.Decode(blob(s, 4))
 		}
-		list = append(list, w)
-		return fault == nil
-	}, limit)
-	if err == nil && fault != nil {
-		err = fmt.Errorf("read a pending firing: %w", fault)
-	}
+		if id, due := s.ColumnText(1), s.ColumnInt64(2); err == nil && (w.Record.ID != id || dueMillis(w.Record.Due) != due) {
+			err = fmt.Errorf("it says that it is of schedule %.140q at %s", w.Record.ID, w.Record.Due)
+		}
+		if err != nil {
+			err = fmt.Errorf("pending firing of schedule %s, due at %d, cannot be read: %w", s.ColumnText(1), s.ColumnInt64(2), err)
+		}
+		return visit(s.ColumnInt64(0), w, err)
+	})
+}
+
+// pending returns the oldest firings that are pending. What cannot be read must
+// not keep the others from firing: the log says so once, and Check does.
+func (s *schedules) pending(c *conn, limit int) (list []store.Pending, err error) {
+	err = c.allPending(func(seq int64, w store.Pending, fault error) bool {
+		if fault == nil {
+			list = append(list, w)
+		} else if s.first(seq) {
+			s.db.log.Error("a firing cannot be read and is passed over; delete its row from the table of pending ones", "row", seq, "error", fault)
+		}
+		return len(list) < limit
+	})
 	return list, err
+}
+
+// first reports whether a row that cannot be read was not told of yet.
+func (s *schedules) first(seq int64) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.passed[seq] {
+		return false
+	}
+	if s.passed == nil {
+		s.passed = make(map[int64]bool)
+	}
+	s.passed[seq] = true
+	return true
 }

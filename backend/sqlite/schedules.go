@@ -4,7 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	"github.com/ncruces/go-sqlite3"
@@ -21,8 +21,10 @@ const topicSchedules = "schedules"
 func (db *DB) Schedules() store.Schedules { return &schedules{db: db} }
 
 type schedules struct {
-	db   *DB
-	seen atomic.Int64 // how many changes there were at the last Due or Wait
+	db *DB
+
+	mu     sync.Mutex
+	passed map[int64]bool // pending firings that cannot be read, of which the log has said so
 }
 
 // FiresInto implements store.FiresInto: true for the brokers of the same file
@@ -262,11 +264,10 @@ func (s *schedules) Due(ctx context.Context, limit int) (store.Due, error) {
 		limit = store.DueLimit
 	}
 	var d store.Due
-	var changes int64
 	err := s.db.read(ctx, func(c *conn) (err error) {
 		d = store.Due{Now: time.Now().UTC()}
 		// First, so that what is applied meanwhile is rather seen twice than never.
-		if changes, err = c.scheduleChanges(); err != nil {
+		if d.Changes, err = c.scheduleChanges(); err != nil {
 			return err
 		}
 		err = c.each("schedules-due", func(s *sqlite3.Stmt) bool {
@@ -281,13 +282,12 @@ func (s *schedules) Due(ctx context.Context, limit int) (store.Due, error) {
 		if err != nil {
 			return err
 		}
-		d.Pending, err = c.allPending(limit)
+		d.Pending, err = s.pending(c, limit)
 		return err
 	})
 	if err != nil {
 		return store.Due{}, fmt.Errorf("look for due schedules: %w", err)
 	}
-	s.seen.Store(changes)
 	return d, nil
 }
 
@@ -298,7 +298,7 @@ func (c *conn) scheduleChanges() (n int64, err error) {
 
 // Wait implements store.Schedules. It is woken by whoever applies changes, and
 // looks whether there was one, which costs one row.
-func (s *schedules) Wait(ctx context.Context, atMost time.Duration) error {
+func (s *schedules) Wait(ctx context.Context, since int64, atMost time.Duration) error {
 	if err := s.check(ctx); err != nil || atMost <= 0 {
 		return err
 	}
@@ -315,7 +315,7 @@ func (s *schedules) Wait(ctx context.Context, atMost time.Duration) error {
 		if err != nil {
 			return fmt.Errorf("wait for schedules: %w", err)
 		}
-		if s.seen.Swap(changes) != changes {
+		if changes != since {
 			return nil
 		}
 		select {

@@ -1,8 +1,10 @@
 package sqlite_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -54,7 +56,7 @@ func beat(path string) error {
 			return err
 		}
 		if len(d.Entries) == 0 {
-			if err := s.Wait(ctx, time.Hour); err != nil {
+			if err := s.Wait(ctx, d.Changes, time.Hour); err != nil {
 				return err
 			}
 			continue
@@ -127,11 +129,12 @@ func TestScheduleWaitWithoutSockets(t *testing.T) {
 	path := filepath.Join(long, "stem.db")
 	s := open(t, sqlite.Config{Path: path}).Schedules()
 	other := open(t, sqlite.Config{Path: path}).Schedules()
-	if _, err := s.Due(t.Context(), 0); err != nil {
+	d, err := s.Due(t.Context(), 0)
+	if err != nil {
 		t.Fatal(err)
 	}
 	woken := make(chan error, 1)
-	go func() { woken <- s.Wait(t.Context(), time.Hour) }()
+	go func() { woken <- s.Wait(t.Context(), d.Changes, time.Hour) }()
 	if _, err := other.Apply(t.Context(), []store.ScheduleChange{newSchedule("a", time.Now())}); err != nil {
 		t.Fatal(err)
 	}
@@ -200,6 +203,46 @@ func TestCheckFindsSchedules(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A pending firing that cannot be read is passed over, and the log says so once: it
+// keeps nobody else from firing.
+func TestUnreadablePending(t *testing.T) {
+	path := newPath(t)
+	var log bytes.Buffer
+	db := open(t, sqlite.Config{Path: path, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+	s := db.Schedules()
+	lead, err := db.Locks().Acquire(t.Context(), store.LeadLock, "beat", time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := s.Apply(t.Context(), []store.ScheduleChange{newSchedule("a", time.Now()), newSchedule("b", time.Now()), newSchedule("c", time.Now())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	batch := []store.Firing{firing(list[0], "a"), firing(list[1], "b")}
+	batch[0].Atomic, batch[1].Atomic = false, false
+	if _, err := s.Fire(t.Context(), lead, batch); err != nil {
+		t.Fatal(err)
+	}
+	raw(t, path, "UPDATE stem_pending SET envelope = x'00' WHERE schedule = 'a'")
+	for range 3 {
+		d, err := s.Due(t.Context(), 1)
+		if err != nil || len(d.Pending) != 1 || d.Pending[0].Record.ID != "b" || len(d.Entries) != 1 || d.Entries[0].ID != "c" {
+			t.Fatalf("Due: %+v, %v", d, err)
+		}
+	}
+	if n := strings.Count(log.String(), "schedule a"); n != 1 {
+		t.Errorf("the log says it %d times: %s", n, &log)
+	}
+	if err := db.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "schedule a") {
+		t.Errorf("Check: %v", err)
+	}
+	raw(t, path, "DELETE FROM stem_pending WHERE schedule = 'a'")
+	if err := db.Check(t.Context()); err == nil || !strings.Contains(err.Error(), "is not") { // its history is alone
+		t.Errorf("Check, when the row is gone: %v", err)
+	}
+	raw(t, path, "UPDATE stem_firing SET outcome = 'unknown' WHERE outcome = 'pending' AND task = 'a'")
 }
 
 // Ten thousand entries, due at one moment, fire in batches of 500; and what is

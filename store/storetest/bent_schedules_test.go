@@ -33,7 +33,7 @@ type planBend struct {
 	one      bool // fires one after the other, and stops at the first that fails
 	fired    func(b *bentPlan, lead store.Lock, answers []store.FireAnswer)
 	finish   func(b *bentPlan, lead store.Lock, list []store.FireRecord) []store.FireRecord
-	wait     func(b *bentPlan, ctx context.Context, atMost time.Duration) error
+	wait     func(b *bentPlan, ctx context.Context, since int64, atMost time.Duration) error
 	into     func(b broker.Broker) bool
 	ctx      func(ctx context.Context) context.Context
 	end      func() error
@@ -169,11 +169,11 @@ func (b *bentPlan) Finish(ctx context.Context, lead store.Lock, batch []store.Fi
 	return b.Schedules.Finish(b.context(ctx), lead, batch)
 }
 
-func (b *bentPlan) Wait(ctx context.Context, atMost time.Duration) error {
+func (b *bentPlan) Wait(ctx context.Context, since int64, atMost time.Duration) error {
 	if b.bend.wait != nil {
-		return b.bend.wait(b, ctx, atMost)
+		return b.bend.wait(b, ctx, since, atMost)
 	}
-	return b.Schedules.Wait(b.context(ctx), atMost)
+	return b.Schedules.Wait(b.context(ctx), since, atMost)
 }
 
 // into adds FiresInto, which not every fake has.

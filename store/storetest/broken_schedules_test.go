@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -331,7 +332,7 @@ func brokenFiring() []brokenPlan {
 		{name: "forget the marks of a firing", rule: "T5", bend: planBend{entry: func(s *store.Schedule) { s.Drift, s.LastFired = 0, time.Time{} }}},
 		{name: "count no misfires", rule: "T5", bend: planBend{firing: func(_ *bentPlan, f *store.Firing) { f.Missed = min(f.Missed, 0) }}},
 		{name: "forget who fires", rule: "T5", also: "T7", bend: planBend{firing: func(_ *bentPlan, f *store.Firing) { f.Beat = "" }}},
-		{name: "claim and enqueue nothing", rule: "T6", also: "T10", bend: planBend{
+		{name: "claim and enqueue nothing", rule: "T6", also: "T10 T7", bend: planBend{
 			firing: func(_ *bentPlan, f *store.Firing) { f.Atomic = false },
 			fired: func(b *bentPlan, lead store.Lock, answers []store.FireAnswer) {
 				for i, a := range answers {
@@ -381,6 +382,7 @@ func brokenPending() []brokenPlan {
 				return list
 			},
 		}},
+		forgetsClaimed(),
 		{name: "leave the history pending", rule: "T7", bend: planBend{
 			history: func(_ *bentPlan, _ string, list []store.FireRecord, err error) ([]store.FireRecord, error) {
 				for i := range list {
@@ -392,6 +394,36 @@ func brokenPending() []brokenPlan {
 			},
 		}},
 	}
+}
+
+// forgetsClaimed shows the task of a firing only when it is finished.
+func forgetsClaimed() brokenPlan {
+	var pending sync.Map
+	return brokenPlan{name: "do not say which task is pending", rule: "T7", also: "T1 T2 T5 T6", bend: planBend{
+		entry: func(s *store.Schedule) {
+			if _, is := pending.Load(s.LastTask); is {
+				s.LastTask = ""
+			}
+		},
+		fired: func(_ *bentPlan, _ store.Lock, answers []store.FireAnswer) {
+			for _, a := range answers {
+				if a.Err == nil && a.Record.Outcome == store.OutcomePending {
+					pending.Store(a.Record.Task, true)
+				}
+			}
+		},
+	}}
+}
+
+// swallows remembers what any Due has seen for whoever waits.
+func swallows() brokenPlan {
+	var seen atomic.Int64
+	return brokenPlan{name: "take what another has seen for seen", rule: "T9", bend: planBend{
+		due: func(d *store.Due) { seen.Store(d.Changes) },
+		wait: func(b *bentPlan, ctx context.Context, _ int64, atMost time.Duration) error {
+			return b.Schedules.Wait(ctx, seen.Load(), atMost)
+		},
+	}}
 }
 
 func brokenRest() []brokenPlan {
@@ -423,7 +455,7 @@ func brokenRest() []brokenPlan {
 			},
 		}},
 		{name: "wake nobody", rule: "T9", also: "T11", bend: planBend{
-			wait: func(_ *bentPlan, ctx context.Context, atMost time.Duration) error {
+			wait: func(_ *bentPlan, ctx context.Context, _ int64, atMost time.Duration) error {
 				select {
 				case <-ctx.Done():
 					return ctx.Err()
@@ -433,16 +465,18 @@ func brokenRest() []brokenPlan {
 			},
 		}},
 		{name: "forget a change that came before they wait", rule: "T9", bend: planBend{
-			wait: func(b *bentPlan, ctx context.Context, atMost time.Duration) error {
-				if _, err := b.Schedules.Due(ctx, 1); err != nil {
+			wait: func(b *bentPlan, ctx context.Context, _ int64, atMost time.Duration) error {
+				d, err := b.Schedules.Due(ctx, 1)
+				if err != nil {
 					return err
 				}
-				return b.Schedules.Wait(ctx, atMost)
+				return b.Schedules.Wait(ctx, d.Changes, atMost)
 			},
 		}},
+		swallows(),
 		{name: "wait too long", rule: "T9", bend: planBend{
-			wait: func(b *bentPlan, ctx context.Context, atMost time.Duration) error {
-				return b.Schedules.Wait(ctx, 100*atMost)
+			wait: func(b *bentPlan, ctx context.Context, since int64, atMost time.Duration) error {
+				return b.Schedules.Wait(ctx, since, 100*atMost)
 			},
 		}},
 		{name: "never claim more than a hundred", rule: "T10", also: "T4", bend: planBend{

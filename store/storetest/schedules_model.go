@@ -219,6 +219,7 @@ func (m *scheduleModel) claimed(f *store.Firing, a store.FireAnswer) {
 	switch {
 	case f.Publication != nil && !f.Atomic:
 		want = store.OutcomePending
+		e.lastTask = f.Publication.Envelope.ID
 		m.unwait(f.ID, f.Due)
 		m.pending = append(m.pending, store.Pending{Record: a.Record, Publication: *f.Publication})
 	case f.Publication != nil:
@@ -251,7 +252,10 @@ func (m *scheduleModel) finishSome() string {
 		r = m.pending[m.r.IntN(len(m.pending))].Record
 	}
 	r.Outcome = []store.FireOutcome{store.OutcomeFired, store.OutcomeDuplicate, store.OutcomeFailed, store.OutcomeUnknown}[m.r.IntN(4)]
-	r.Task = taskOf(r.ID, r.Due)
+	claimed := taskOf(r.ID, r.Due)
+	if r.Task = claimed; m.r.IntN(3) == 0 {
+		r.Task = "another"
+	}
 	m.finish(m.lead, r)
 	what := fmt.Sprintf("Finish of %+v", r)
 	found := m.unwait(r.ID, r.Due)
@@ -259,11 +263,10 @@ func (m *scheduleModel) finishSome() string {
 	if !found || e == nil || r.Due.After(e.lastDue) {
 		return what
 	}
-	switch r.Outcome {
-	case store.OutcomeFired:
+	if r.Outcome == store.OutcomeFired {
 		e.fired++
-		e.lastTask = r.Task
-	case store.OutcomeDuplicate:
+	}
+	if e.lastTask == claimed && r.Outcome != store.OutcomeUnknown {
 		e.lastTask = r.Task
 	}
 	for i := range e.history {

@@ -82,9 +82,9 @@ func byHand(p *planner) {
 // testT9: a change wakes who waits.
 func testT9(p *planner) {
 	q := p.other()
-	wait := func() <-chan error {
+	wait := func(since store.Due) <-chan error {
 		woken := make(chan error, 1)
-		go func() { woken <- p.Schedules.Wait(p.ctx, time.Hour) }()
+		go func() { woken <- p.Schedules.Wait(p.ctx, since.Changes, time.Hour) }()
 		return woken
 	}
 	soon := func(what string, woken <-chan error) {
@@ -99,31 +99,31 @@ func testT9(p *planner) {
 	at := p.now().Add(time.Hour)
 	for i, by := range []*planner{p, q} {
 		id := fmt.Sprintf("s%d", i)
-		p.due(1)
-		woken := wait()
+		woken := wait(p.due(1))
 		time.Sleep(10 * poll)
 		by.create(id, at)
 		soon("a new entry", woken)
-		p.due(1)
-		woken = wait()
+		woken = wait(p.due(1))
 		by.apply(changed(by.get(id))) // at once: before or after Wait has begun
 		soon("a change", woken)
-		p.due(1)
+		before := p.due(1)
 		by.apply(store.ScheduleChange{ID: id, Version: by.get(id).Version, Delete: true})
-		soon("a delete between Due and Wait", wait())
+		soon("a delete between Due and Wait", wait(before))
+		p.due(1) // of another who uses these schedules
+		soon("a change that another has seen, and who waits has not", wait(before))
 	}
-	p.due(1)
+	d := p.due(1)
 	for {
 		began := time.Now()
-		p.is("Wait", p.Schedules.Wait(p.ctx, 10*poll), nil)
+		p.is("Wait", p.Schedules.Wait(p.ctx, d.Changes, 10*poll), nil)
 		if took := time.Since(began); took > 10*poll+second+p.o.Slack {
 			p.Errorf("Wait for %s at most: it took %s", 10*poll, took)
 		} else if took >= 10*poll-early {
 			break // it may return early, but not for ever
 		}
-		p.due(1)
+		d = p.due(1)
 	}
-	p.is("Wait for no time", p.Schedules.Wait(p.ctx, 0), nil)
+	p.is("Wait for no time", p.Schedules.Wait(p.ctx, d.Changes, 0), nil)
 
 	ctx, cancel := context.WithCancel(p.ctx)
 	ended := make(chan error, 1)
@@ -136,8 +136,7 @@ func testT9(p *planner) {
 	case <-time.After(second + p.o.Slack):
 		p.Errorf("Wait goes on though its context has ended")
 	}
-	p.due(1)
-	woken := wait()
+	woken := wait(p.due(1))
 	p.create("last", at)
 	soon("after a Wait was ended", woken)
 }
@@ -145,10 +144,11 @@ func testT9(p *planner) {
 // waitUntil waits until that is an error.
 func waitUntil(ctx context.Context, s store.Schedules) error {
 	for {
-		if err := s.Wait(ctx, time.Hour); err != nil {
-			return err
+		d, err := s.Due(ctx, 1)
+		if err == nil {
+			err = s.Wait(ctx, d.Changes, time.Hour)
 		}
-		if _, err := s.Due(ctx, 1); err != nil {
+		if err != nil {
 			return err
 		}
 	}
@@ -249,7 +249,7 @@ func scheduleCalls(s Scheduling, lead store.Lock) map[string]func(context.Contex
 		"Finish": func(ctx context.Context) error {
 			return s.Schedules.Finish(ctx, lead, []store.FireRecord{{ID: "a", Due: due, Outcome: store.OutcomeFired}})
 		},
-		"Wait": func(ctx context.Context) error { return s.Schedules.Wait(ctx, time.Hour) },
+		"Wait": func(ctx context.Context) error { return s.Schedules.Wait(ctx, 0, time.Hour) },
 	}
 	for what, call := range lockCalls(s) {
 		calls[what] = call

@@ -21,17 +21,15 @@ end
 for a = 3, #ARGV, 5 do
   local id, due, outcome, task, err = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3], ARGV[a + 4]
   local member, key = due .. ' ' .. id, ENTRY .. id
-  local last = call('HGET', key, 'last_due')
+  local entry = call('HMGET', key, 'last_due', 'last_task')
+  local claimed = match(call('HGET', FIRINGS, member) or '', '^%S+ %d+ %d+ pending %S+ %S+ %S+ (%S+)')
   if call('ZREM', PENDING, member) == 1 then
     call('HDEL', FIRINGS, member)
     -- An entry of that id that was made since knows nothing of this moment.
-    if last and tonumber(last) >= tonumber(due) then
+    if entry[1] and tonumber(entry[1]) >= tonumber(due) then
       if outcome == 'fired' then call('HINCRBY', key, 'fired', 1) end
-      if outcome == 'fired' or outcome == 'duplicate' then
-        call('HSET', key, 'last_task', task == '~' and '' or task, 'last_error', '')
-      else
-        call('HSET', key, 'last_error', err)
-      end
+      call('HSET', key, 'last_error', (outcome == 'fired' or outcome == 'duplicate') and '' or err)
+      if entry[2] == claimed and outcome ~= 'unknown' then call('HSET', key, 'last_task', task == '~' and '' or task) end
       rewrite(id, due, outcome, task, err)
     end
   end

@@ -35,6 +35,7 @@ local function claim_moment(a, args)
     local member = due .. ' ' .. id
     call('ZADD', PENDING, call('HINCRBY', SCHEDULES, 'pending', 1), member)
     call('HSET', FIRINGS, member, id .. ' ' .. line .. '\n' .. ARGV[args])
+    last_task = task
   elseif outcome == 'failed' then
     last_error = err
   elseif outcome == 'fired' or outcome == 'duplicate' then

@@ -103,6 +103,5 @@ FROM stem_firing f JOIN stem_schedule s ON s.seq = f.schedule
 WHERE f.outcome = 'pending' AND NOT EXISTS (SELECT 1 FROM stem_pending p WHERE p.schedule = s.id AND p.due = f.due);
 
 -- name: check-pending-rows
-SELECT 'pending firing ' || schedule || ' of ' || due || ': it cannot be read'
-FROM stem_pending WHERE NOT json_valid(record) OR NOT json_valid(rest) OR length(envelope) = 0
-	OR record ->> 'id' IS NOT schedule OR record ->> 'outcome' IS NOT 'pending';
+SELECT 'pending firing ' || schedule || ' of ' || due || ': it is not pending'
+FROM stem_pending WHERE json_valid(record) AND record ->> 'outcome' IS NOT 'pending';

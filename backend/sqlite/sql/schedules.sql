@@ -66,7 +66,7 @@ INSERT OR REPLACE INTO stem_pending (schedule, due, record, envelope, rest) VALU
 SELECT record FROM stem_pending WHERE schedule = ? AND due = ?;
 
 -- name: all-pending
-SELECT record, envelope, rest FROM stem_pending ORDER BY seq LIMIT ?;
+SELECT seq, schedule, due, record, envelope, rest FROM stem_pending ORDER BY seq;
 
 -- name: delete-pending
 DELETE FROM stem_pending WHERE schedule = ? AND due = ?;
