@@ -52,8 +52,9 @@ type Beat struct {
 	locks     store.Locks
 	opts      Options
 	tasks     map[string]stem.Registration
-	atomic    bool // a claim and its task are stored in one step
-	claims    bool // the broker remembers publications beyond their tasks
+	atomic    bool         // a claim and its task are stored in one step
+	claims    bool         // the broker remembers publications beyond their tasks
+	owner     broker.Owner // nil: the broker cannot say which tasks it holds
 	ran       atomic.Bool
 
 	// Of the goroutine that runs Run.
@@ -115,6 +116,7 @@ func New(client *stem.Client, schedules store.Schedules, locks store.Locks, o Op
 		b.atomic = f.FiresInto(client.Broker())
 	}
 	b.claims = broker.CapabilitiesOf(client.Broker()).Has(broker.PowerClaims)
+	b.owner, _ = broker.As[broker.Owner](client.Broker())
 	return b, nil
 }
 

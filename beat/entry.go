@@ -86,7 +86,7 @@ type Overlap string
 // What may happen with a moment when the task before it still waits or runs.
 const (
 	OverlapAllow Overlap = "allow" // it fires
-	OverlapSkip  Overlap = "skip"  // it is passed over; needs a result store
+	OverlapSkip  Overlap = "skip"  // it is passed over
 )
 
 // Bounds of an entry.

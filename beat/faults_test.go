@@ -214,6 +214,32 @@ func TestOverlapSkip(t *testing.T) {
 	})
 }
 
+// TestOverlapSkipWithoutStatus: a task that leaves no status, with its results on a
+// store of their own, is seen all the same.
+func TestOverlapSkipWithoutStatus(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		tasks, results := memory.New(), memory.New()
+		defer tasks.Close()
+		defer results.Close()
+		client, err := stem.NewClient(stem.Pair(tasks, results), stem.ClientOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &rig{t: t, client: client, schedules: tasks.Schedules(), locks: tasks.Locks()}
+		if r.book, err = beat.NewBook(client, r.schedules, r.locks); err != nil {
+			t.Fatal(err)
+		}
+		r.run("one")
+		r.apply(`{"id":"a","task":"t","spec":"every:1s","overlap":"skip","options":{"retention":"0s"}}`)
+		time.Sleep(3500 * time.Millisecond)
+		synctest.Wait()
+		h := r.history("a")
+		if len(h) != 3 || h[2].Outcome != store.OutcomeFired || h[1].Outcome != store.OutcomeOverlap || h[0].Outcome != store.OutcomeOverlap {
+			t.Fatalf("history: %+v", h)
+		}
+	})
+}
+
 func TestRunOnceAndBounds(t *testing.T) {
 	forms(t, func(t *testing.T, r *rig) {
 		r.run("one")

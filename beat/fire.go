@@ -72,7 +72,7 @@ func (b *Beat) candidates(ctx context.Context, entries []store.Schedule) ([]cand
 	if len(ids) == 0 {
 		return cs, nil
 	}
-	found, err := b.client.Lookup(ctx, ids...)
+	running, err := b.running(ctx, ids)
 	if errors.Is(err, stem.ErrNoResults) {
 		for _, i := range watching {
 			cs[i].err = fmt.Errorf("overlap skip: %w", err)
@@ -83,9 +83,26 @@ func (b *Beat) candidates(ctx context.Context, entries []store.Schedule) ([]cand
 		return nil, fmt.Errorf("read whether tasks have ended: %w", err)
 	}
 	for k, i := range watching {
-		cs[i].running = found[k].Err == nil && !found[k].Status.State.Terminal()
+		cs[i].running = running[k]
 	}
 	return cs, nil
+}
+
+// running asks whether tasks wait or run. The broker knows it of tasks that have
+// no status, too; another is asked for the status.
+func (b *Beat) running(ctx context.Context, ids []string) ([]bool, error) {
+	if b.owner != nil {
+		return b.owner.Holds(ctx, ids...)
+	}
+	found, err := b.client.Lookup(ctx, ids...)
+	if err != nil {
+		return nil, err
+	}
+	running := make([]bool, len(ids))
+	for i := range found {
+		running[i] = found[i].Err == nil && !found[i].Status.State.Terminal()
+	}
+	return running, nil
 }
 
 // shoot claims moments and enqueues their tasks.
