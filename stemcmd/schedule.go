@@ -19,7 +19,7 @@ func (s *session) scheduleCommand() *cobra.Command {
 	c := group("schedule", "Looks at schedules, and changes them",
 		s.scheduleListCommand(), s.scheduleShowCommand(), s.scheduleApplyCommand(), s.scheduleValidateCommand(),
 		s.scheduleDeleteCommand(), s.scheduleEnableCommand(), s.scheduleDisableCommand(),
-		s.schedulePauseCommand(), s.scheduleResumeCommand(), s.scheduleRunCommand(),
+		s.schedulePauseCommand(), s.scheduleResumeCommand(), s.scheduleRunCommand(), s.scheduleBackfillCommand(),
 		s.scheduleDryRunCommand(), s.scheduleHistoryCommand(), s.scheduleExportCommand())
 	c.Aliases = []string{"schedules"}
 	return c
