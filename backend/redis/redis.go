@@ -65,6 +65,8 @@ type DB struct {
 	suspect suspects
 	crowd   crowd
 
+	lanes   chan struct{} // has an element for each that is taken; see alone
+
 	closing sync.Once
 	closed  chan struct{}
 }
@@ -96,7 +98,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	db := &DB{config: c, log: c.Logger, client: client, scripts: scripts, closed: make(chan struct{})}
+	db := &DB{config: c, log: c.Logger, client: client, scripts: scripts, lanes: make(chan struct{}, laneCount), closed: make(chan struct{})}
 	if err := db.create(ctx); err != nil {
 		client.Close()
 		return nil, err

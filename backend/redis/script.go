@@ -187,7 +187,7 @@ func ownDeadline(caller context.Context, err error) error {
 func (db *DB) send(ctx context.Context, c rueidis.Completed, s *script) (rueidis.RedisMessage, error) {
 	want := int64(db.config.WaitReplicas)
 	if want == 0 || s.reads {
-		return db.client.Do(ctx, c).ToMessage()
+		return db.alone(ctx, c).ToMessage()
 	}
 	wait := db.client.B().Wait().Numreplicas(want).Timeout(replicaTimeout.Milliseconds()).Build()
 	answers := db.together(ctx, c, wait)
@@ -200,6 +200,30 @@ func (db *DB) send(ctx context.Context, c rueidis.Completed, s *script) (rueidis
 		err = fmt.Errorf("%d replicas had it within %s, want %d", n, replicaTimeout, want)
 	}
 	return m, err
+}
+
+// laneCount is how many calls of a process may have a connection of their own at
+// once: one that stores, one that exchanges.
+const laneCount = 2
+
+// alone sends one command over a connection that no other call uses meanwhile.
+// What is sent over a connection that several use is written and read by two
+// goroutines of the client, from the first time that two calls meet there: that
+// is half as much work again for each, and four switches between threads. More
+// calls than there are lanes share such a connection.
+func (db *DB) alone(ctx context.Context, c rueidis.Completed) rueidis.RedisResult {
+	if db.config.Cluster {
+		return db.client.Do(ctx, c) // which follows a slot that has moved
+	}
+	select {
+	case db.lanes <- struct{}{}:
+		defer func() { <-db.lanes }()
+	default:
+		return db.client.Do(ctx, c)
+	}
+	d, release := db.client.Dedicate()
+	defer release()
+	return d.Do(ctx, c)
 }
 
 // together sends commands over one connection. On a Cluster none of them is sent
