@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"time"
 
 	"github.com/stemjobs/stem/broker"
@@ -130,6 +131,7 @@ func (e *Execution) Meta(key string, value any) (bool, error) {
 func (e *Execution) Describe() Info {
 	info := *e.describe()
 	info.Root = e.Root()
+	info.Headers = maps.Clone(info.Headers) // other tasks may have the same map
 	return info
 }
 

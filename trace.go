@@ -17,6 +17,10 @@ type enqueueSpan struct {
 	span   measure.Span
 	remote string // the header that it goes on from; "" where ctx had the parent, or there is none
 	at     measure.TraceContext
+
+	// headers are those of an envelope that has no others: one map for the whole
+	// batch, which nobody changes, since an envelope never changes.
+	headers map[string]string
 }
 
 type enqueueSpanKey struct{}
@@ -30,6 +34,9 @@ func (c *Client) trace(ctx context.Context, items []Item) (context.Context, *enq
 	remote := measure.TraceOf(items[0].opts.headers)
 	ctx, span := c.opts.Tracer.Start(ctx, measure.SpanStart{Name: measure.SpanEnqueue, Kind: measure.SpanProducer, Remote: remote})
 	s := &enqueueSpan{span: span, remote: remote.Parent, at: span.Context()}
+	if s.at.Parent != "" {
+		s.headers = traceHeaders(nil, s.at)
+	}
 	if span.Recording() {
 		span.Set(
 			slog.String("messaging.system", "stem"),
@@ -107,14 +114,23 @@ func carry(ctx context.Context, e *task.Envelope) {
 	if at.Parent == "" {
 		return
 	}
-	headers := make(map[string]string, len(e.Headers)+2)
-	maps.Copy(headers, e.Headers)
+	if traced && len(e.Headers) == 0 && own == s.remote {
+		e.Headers = s.headers
+		return
+	}
+	e.Headers = traceHeaders(e.Headers, at)
+}
+
+// traceHeaders are those headers with that trace in place of theirs.
+func traceHeaders(from map[string]string, at measure.TraceContext) map[string]string {
+	headers := make(map[string]string, len(from)+2)
+	maps.Copy(headers, from)
 	headers[measure.HeaderTraceParent] = at.Parent
 	delete(headers, measure.HeaderTraceState)
 	if at.State != "" {
 		headers[measure.HeaderTraceState] = at.State
 	}
-	e.Headers = headers
+	return headers
 }
 
 // trace is where the execution is in its trace.

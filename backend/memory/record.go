@@ -181,7 +181,7 @@ func (r *record) trim() {
 	}
 	r.trimmed = true
 	args := task.KeepArgs(r.env.Args)
-	if len(args) == len(r.env.Args) && len(r.env.Headers) == 0 && len(r.env.Unknown) == 0 {
+	if len(args) == len(r.env.Args) && len(r.env.Unknown) == 0 && small(r.env.Headers) {
 		return // nothing to gain
 	}
 	e := *r.env
@@ -190,6 +190,16 @@ func (r *record) trim() {
 	}
 	e.Args, e.Headers, e.Unknown = args, nil, nil
 	r.env = &e
+}
+
+// small reports whether headers take less than a copy of their envelope does, as a
+// trace's do.
+func small(headers map[string]string) bool {
+	n := 0
+	for k, v := range headers {
+		n += len(k) + len(v)
+	}
+	return n <= 512
 }
 
 // queueName is where the task is, or was.

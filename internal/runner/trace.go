@@ -110,7 +110,7 @@ func (r *Runner) lost(j *Job) {
 // attributes are those of the messaging conventions, and Stem's own.
 func (r *Runner) attributes(j *Job, operation, kind string) []slog.Attr {
 	d := &j.Delivery
-	return []slog.Attr{
+	return append(make([]slog.Attr, 0, 12), // with room for what a caller adds
 		slog.String("messaging.system", messagingSystem),
 		slog.String("messaging.operation.name", operation),
 		slog.String("messaging.operation.type", kind),
@@ -120,7 +120,7 @@ func (r *Runner) attributes(j *Job, operation, kind string) []slog.Attr {
 		slog.String("stem.task", d.Envelope.Name),
 		slog.String("stem.queue", d.Queue),
 		slog.Int("stem.retry.attempt", d.Attempt),
-	}
+	)
 }
 
 // tellOutcome puts an outcome on a span that is recorded.

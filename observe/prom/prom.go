@@ -4,7 +4,10 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"sort"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -96,19 +99,36 @@ func (e *Exporter) Histogram(m *measure.Metric, values ...string) measure.Histog
 	f := e.family(m, measure.KindHistogram)
 	h := f.histograms.WithLabelValues(e.bounds.Apply(m, values)...)
 	if x, ok := h.(prometheus.ExemplarObserver); ok {
-		return traced{h, x}
+		return newTraced(h, x)
 	}
 	return h
 }
 
-// traced is a histogram that keeps traces as examples. They are served to
-// those who ask for OpenMetrics.
+// exampleEvery is how often a bucket takes another trace as its example: a scrape
+// shows the newest alone, and making one costs more than the observation.
+const exampleEvery = 100 * time.Millisecond
+
+// traced is a histogram that keeps traces as examples, one for each bucket. They are
+// served to those who ask for OpenMetrics.
 type traced struct {
 	prometheus.Observer
 	examples prometheus.ExemplarObserver
+	limits   []float64
+	taken    []atomic.Int64 // when each bucket took its newest, in Unix ns; 0: never
 }
 
-func (t traced) ObserveIn(at measure.TraceContext, seconds float64) {
+func newTraced(h prometheus.Observer, x prometheus.ExemplarObserver) *traced {
+	limits := observe.Buckets()
+	return &traced{Observer: h, examples: x, limits: limits, taken: make([]atomic.Int64, len(limits)+1)}
+}
+
+func (t *traced) ObserveIn(at measure.TraceContext, seconds float64) {
+	taken := &t.taken[sort.SearchFloat64s(t.limits, seconds)]
+	now, last := time.Now().UnixNano(), taken.Load()
+	if since := now - last; since >= 0 && since < int64(exampleEvery) || !taken.CompareAndSwap(last, now) {
+		t.Observe(seconds)
+		return
+	}
 	t.examples.ObserveWithExemplar(seconds, prometheus.Labels{"trace_id": at.TraceID()})
 }
 
