@@ -178,7 +178,7 @@ func killWorkers(s *stage) {
 		}
 		time.Sleep(time.Duration(200+rand.IntN(800)) * time.Millisecond)
 		if !stored || kills < 6 {
-			i := rand.IntN(len(workers))
+			i := kills % len(workers) // the one that has been there longest: a new one may have nothing yet
 			workers[i].signal(t, syscall.SIGKILL)
 			<-workers[i].done
 			s.rec.write(Event{Kind: Killed, PID: workers[i].cmd.Process.Pid})
@@ -198,7 +198,7 @@ func killWorkers(s *stage) {
 		}
 	}
 	f := s.judge(redelivery())
-	if f.redelivered == 0 || f.undisturbed == 0 {
+	if f.redelivered == 0 || full() && f.undisturbed == 0 {
 		t.Errorf("%d redeliveries, %d of them undisturbed: the test proves nothing", f.redelivered, f.undisturbed)
 	}
 	t.Logf("%d tasks, %d kills, %d redelivered (%d undisturbed), the slowest %s after its kill", f.tasks, kills, f.redelivered, f.undisturbed, f.slowest)
