@@ -40,6 +40,7 @@ fmt-check:
 vet:
 	$(GO) vet ./...
 	cd bench && $(GO) vet ./...
+	cd deploy/check && $(GO) vet ./...
 
 lint: ## the linters, which also hold the arrows between packages
 	$(LINT) run ./...
@@ -48,8 +49,11 @@ cross: ## build for the other systems
 	@for s in $(SYSTEMS); do echo "build $$s"; \
 		GOOS=$${s%/*} GOARCH=$${s#*/} CGO_ENABLED=0 $(GO) build ./... || exit 1; done
 
+# What deploy/check reads is outside its module, where the cache of results sees no
+# change: -count=1.
 unit: ## the tests without the race detector: faster, for the loop while writing
 	$(GO) test ./...
+	cd deploy/check && $(GO) test -count=1 ./...
 
 needs: ## install what the tests need and this machine lacks (Debian)
 	@tools/need.sh gcc gcc libc6-dev
@@ -64,6 +68,7 @@ needs: ## install what the tests need and this machine lacks (Debian)
 
 race: needs ## the tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -timeout 8m ./...
+	cd deploy/check && $(GO) test -count=1 ./...
 
 docs: ## write the generated pages under docs/
 	$(GO) run ./internal/docgen

@@ -1,12 +1,15 @@
 package deploy_test
 
 import (
+	"bytes"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/stemjobs/stem/stemcmd"
 )
 
 // TestDockerfile: what it runs are commands that exist, as somebody who is not
@@ -130,5 +133,57 @@ func TestCompose(t *testing.T) {
 	}
 	if kinds["worker"] != 2 || kinds["beat"] != 2 || kinds["serve"] != 1 {
 		t.Errorf("%v: want two workers, two beats, an API", kinds)
+	}
+}
+
+// TestManifests: what Kubernetes and Nomad are told to run exists, as do the
+// variables that they set; their tasks are those of tasks.yaml, which is valid.
+// The module in check/ holds the rest of them.
+func TestManifests(t *testing.T) {
+	argsLine := regexp.MustCompile(`(?m)^ +args *[:=] *\[(.*)\]$`)
+	tasks, err := os.ReadFile("tasks.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	checkTasks(t, "tasks.yaml")
+	_, tasksText, _ := strings.Cut(string(tasks), "\ntasks:\n")
+	commands, shown := 0, 0
+	for _, path := range []string{
+		"kubernetes/config.yaml", "kubernetes/worker.yaml", "kubernetes/beat.yaml", "kubernetes/api.yaml", "nomad/stem.nomad.hcl",
+	} {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range argsLine.FindAllStringSubmatch(string(text), -1) {
+			commands++
+			checkCommand(t, path, words(strings.ReplaceAll(m[1], ",", " ")))
+		}
+		for _, name := range variableName.FindAllString(string(text), -1) {
+			checkVariable(t, path, name)
+		}
+		indent := map[string]string{"kubernetes/config.yaml": "    "}[path]
+		if strings.Contains(string(text), indent+"tasks:\n"+indented(tasksText, indent)) {
+			shown++
+		}
+	}
+	if commands != 6 || shown != 2 {
+		t.Errorf("%d commands, want 6; %d tasks files that are tasks.yaml, want 2", commands, shown)
+	}
+}
+
+func indented(text, by string) string {
+	return by + strings.ReplaceAll(strings.TrimRight(text, "\n"), "\n", "\n"+by)
+}
+
+// checkTasks: the program takes the tasks file.
+func checkTasks(t *testing.T, path string) {
+	t.Helper()
+	var said bytes.Buffer
+	code := stemcmd.Run(t.Context(), stemcmd.App{Name: "stem"}, stemcmd.Process{
+		Args: []string{"config", "validate", "--broker", "memory:", "--tasks", path}, Stdin: strings.NewReader(""), Stdout: &said, Stderr: &said,
+	})
+	if code != 0 {
+		t.Errorf("%s: %s", path, &said)
 	}
 }
