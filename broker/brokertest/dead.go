@@ -170,13 +170,14 @@ func replayFewer(e *env) {
 	}
 	due := now().Add(e.o.Lease)
 	e.replay(broker.DeadFilter{IDs: []string{"d2"}}, broker.ReplayOptions{NotBefore: due})
+	waits := time.Now().Before(due.Add(-early)) // replayed before its moment, however slow the machine is
 	if got := deadIDs(e.dead(f)); !slices.Equal(got, []string{"d4", "d3"}) {
 		e.Errorf("after replaying three of five: got %v", got)
 	}
 	c := e.open("dead")
 	for range 3 {
 		d, at := c.later(max(0, time.Until(due)))
-		if d.Envelope.ID == "d2" && (at.Before(due.Add(-early)) || !d.NotBefore.Equal(due)) {
+		if d.Envelope.ID == "d2" && (at.Before(due.Add(-early)) || waits && !d.NotBefore.Equal(due)) {
 			e.Errorf("replayed for %s, delivered at %s with NotBefore %s", due, at, d.NotBefore)
 		}
 		e.settle(d, task.Succeeded)

@@ -23,8 +23,10 @@ const (
 	second = time.Second
 	// many is how many queues, or claims, a broker has to bear in a test.
 	many = 1200
-	// idle is how long a Wait lasts that nothing ends.
-	idle = 20 * time.Second
+	// idle is how long a Wait lasts that nothing ends: longer than any bound.
+	idle = 2 * time.Minute
+	// patience is how long one rule's test may take in all.
+	patience = 5 * time.Minute
 	// poll is the pause between two looks.
 	poll = 5 * time.Millisecond
 )
@@ -42,7 +44,7 @@ type env struct {
 func newEnv(t testing.TB, o Options) *env {
 	t.Helper()
 	e := &env{TB: t, o: o}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	e.ctx = ctx
 	e.use(o.Open(t))
@@ -160,7 +162,7 @@ func (e *env) openLease(lease time.Duration, queues ...string) *consumer {
 		e.Fatalf("Open: %v", err)
 	}
 	e.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), second)
+		ctx, cancel := context.WithTimeout(context.Background(), idle)
 		defer cancel()
 		if err := c.Close(ctx); err != nil && !errors.Is(err, broker.ErrClosed) {
 			e.Errorf("Consumer.Close at the end: %v", err)

@@ -207,8 +207,8 @@ func revokeHeld(e *env, r broker.Revoker, c *consumer, ds []broker.Delivery) {
 // revokeExpiring: a revoked task whose worker dies does not come back as if
 // nobody had asked.
 func revokeExpiring(e *env, r broker.Revoker) {
-	e.publish(envelope("orphan", onQueue("o")), envelope("given-back", onQueue("o")))
-	ds := e.openShort("o").all(2)
+	e.publish(envelope("orphan", onQueue("o"), visibility(e.o.Lease)), envelope("given-back", onQueue("o")))
+	ds := e.open("o").all(2)
 	for _, d := range ds {
 		e.revoke(r, d.Envelope.ID, false)
 	}

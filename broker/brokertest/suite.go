@@ -60,7 +60,7 @@ type Options struct {
 	// Lease is a short lease; rules wait for its end. 0: 300 ms.
 	Lease time.Duration
 
-	// Slack is what a busy machine may add to a bound. 0: 5 s, or 50 ms in
+	// Slack is what a busy machine may add to a bound. 0: 20 s, or 50 ms in
 	// virtual time.
 	Slack time.Duration
 

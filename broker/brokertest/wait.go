@@ -176,6 +176,8 @@ func manyWaiters(e *env) {
 	case a := <-elsewhere:
 		e.Errorf("a consumer of an empty queue got %+v", a)
 	default:
+		cancel()
+		<-elsewhere
 	}
 
 	passedOn(e)

@@ -30,7 +30,7 @@ type Config struct {
 	Parallel int
 }
 
-// Slack is what a busy machine may add to a bound, unless it is given: 5 s, or
+// Slack is what a busy machine may add to a bound, unless it is given: 20 s, or
 // 50 ms in virtual time, where nothing is ever busy.
 func Slack(given time.Duration, virtual bool) time.Duration {
 	switch {
@@ -39,7 +39,7 @@ func Slack(given time.Duration, virtual bool) time.Duration {
 	case virtual:
 		return 50 * time.Millisecond
 	default:
-		return 5 * time.Second
+		return 20 * time.Second
 	}
 }
 
