@@ -25,7 +25,7 @@ type script struct {
 	reads             bool // it writes nothing: no replica need have it
 }
 
-// scripts are all of them. Each is common.lua and the files that it names.
+// scripts are all of them, and which files each consists of.
 type scripts struct {
 	publish, plain, exchange, close, revoke, purge, queues, get, watch, claims, outbox, sweep *script
 	lock, apply, due, fire, finish                                                            *script
@@ -69,8 +69,8 @@ func loadScripts() (scripts, error) {
 		{&s.delete, []string{"common", "dead", "delete"}},
 		{&s.limit, []string{"common", "limit"}},
 		{&s.pause, []string{"common", "pause"}},
-		{&s.beat, []string{"common", "beat"}},
-		{&s.beats, []string{"common", "beats"}},
+		{&s.beat, []string{"begin", "beat"}},
+		{&s.beats, []string{"begin", "beats"}},
 		{&s.memo, []string{"common", "memo"}},
 		{&s.tell, []string{"common", "tell"}},
 		{&s.audit, []string{"common", "audit"}},

@@ -1,16 +1,7 @@
--- What every script begins with. KEYS[1] is the partition's tag, "{stem:0}":
--- every key that a script touches begins with it, so all of them lie in one
--- slot of a Cluster. docs/redis.md describes the keys.
+-- The functions that most scripts need. The server makes them anew whenever it runs
+-- one of them, which costs more than what a short script does: those only begin.
 --
--- All moments are the server's, in milliseconds. Numbers stay below 10^14, up
--- to which Lua writes them without an exponent.
-local call, P = redis.call, KEYS[1]
-local find, sub, match, gmatch, gsub, byte, char =
-  string.find, string.sub, string.match, string.gmatch, string.gsub, string.byte, string.char
-local concat, unpack, tonumber, min, max, floor = table.concat, unpack, tonumber, math.min, math.max, math.floor
-local format = string.format
-local clock = call('TIME')
-local now = clock[1] * 1000 + floor(clock[2] / 1000)
+-- include begin
 local TASK, RUN, LEASE, DUE, FILLED = P .. ':t:', P .. ':run', P .. ':lease', P .. ':due', P .. ':filled'
 
 -- attempt is call for a key of one queue or of one task. A key of another type,
