@@ -105,8 +105,9 @@ type service struct {
 }
 
 // handOut tells the consumers that were served, once the commit is known to
-// have succeeded or failed.
-func (t *tx) handOut(committed bool) {
+// have succeeded or failed, and reports whether there were any.
+func (t *tx) handOut(committed bool) bool {
+	some := len(t.served) > 0
 	for _, s := range t.served {
 		if !committed || len(s.hand.taken) == 0 {
 			s.hand = nil
@@ -114,6 +115,7 @@ func (t *tx) handOut(committed bool) {
 		s.consumer.served(s.hand)
 	}
 	t.served = nil
+	return some
 }
 
 // queueName is the name of a queue that this transaction may have added.

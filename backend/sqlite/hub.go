@@ -94,8 +94,8 @@ func (h *hub) forget(done []broker.Settlement) {
 	}
 }
 
-// committed tells of a commit: queues got ready tasks, the statuses of tasks
-// changed, a task that somebody holds was revoked.
+// committed tells of a commit: queues got ready tasks, a task that somebody holds
+// was revoked, and, in this process, the statuses of tasks changed.
 func (h *hub) committed(queues, changed []string, revoked bool) {
 	for _, q := range queues {
 		h.callFor(q, nil)
@@ -104,13 +104,7 @@ func (h *hub) committed(queues, changed []string, revoked bool) {
 		h.stir()
 		h.dir.callAll()
 	}
-	if len(changed) == 0 {
-		return
-	}
 	h.tell(changed)
-	if h.dir.watched() {
-		h.dir.tell(changed)
-	}
 }
 
 // callFor wakes one consumer that waits for this queue, here or in another

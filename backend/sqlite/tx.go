@@ -354,7 +354,7 @@ func (t *tx) sweep() error {
 	return nil
 }
 
-// committed makes the outside learn of the commit.
+// committed makes the outside learn of the commit, but for what tellOthers does.
 func (t *tx) committed() {
 	for name, id := range t.queues {
 		t.db.names.queues.remember(id, name)
@@ -380,5 +380,13 @@ func (t *tx) committed() {
 	t.db.hub.committed(queues, t.changed, t.revoked)
 	if len(t.topics) > 0 {
 		t.db.hub.tellTopics(t.topics)
+	}
+}
+
+// tellOthers tells the other processes which statuses changed. It looks for them
+// in a directory, which nobody here has to wait for.
+func (t *tx) tellOthers() {
+	if len(t.changed) > 0 && t.db.hub.dir.watched() {
+		t.db.hub.dir.tell(t.changed)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -222,10 +223,17 @@ func (w *writer) answer(ops []*op, t *tx, err error) {
 		o.err = err
 		close(o.done)
 	}
-	if t != nil {
-		// Who is woken last runs first, and in place of this goroutine, which is
-		// about to wait: no other thread has to wake up for it.
-		t.handOut(err == nil)
+	if t == nil {
+		return
+	}
+	if t.handOut(err == nil) {
+		// Who is woken last runs first, and in place of this goroutine: no other
+		// thread has to wake up for it, and what other processes are to hear costs
+		// it nothing.
+		runtime.Gosched()
+	}
+	if err == nil {
+		t.tellOthers()
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"time"
 
 	"github.com/stemjobs/stem/broker"
@@ -230,6 +231,9 @@ func (f *fetcher) exchange(p plan) error {
 	f.receive(batch.Deliveries, at)
 	f.revoke(batch.Revoked)
 	f.gather(took)
+	if len(batch.Deliveries) == 1 {
+		runtime.Gosched() // a lone task's isolate runs now, and not after whom this goroutine wakes next
+	}
 
 	f.news = false
 	f.hungry = batch.More || p.room > 0 && len(batch.Deliveries) >= p.room
