@@ -13,7 +13,7 @@ ARGS     ?=
 SYSTEMS  := darwin/arm64 linux/arm64 windows/amd64
 
 .DEFAULT_GOAL := help
-.PHONY: help needs build demo test fmt fmt-check vet lint cross unit race docs bench bench-api bench-beat fuzz chaos vuln clean
+.PHONY: help needs build demo test fmt fmt-check vet lint cross unit race docs bench bench-api bench-beat bench-ops fuzz chaos vuln clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -82,6 +82,9 @@ bench-api: ## measure the HTTP API, each row of docs/performance.md
 
 bench-beat: ## measure the scheduler, each row of docs/performance.md on SQLite
 	cd bench && $(GO) run ./beat $(ARGS)
+
+bench-ops: ## measure what operators do, each row of docs/performance.md
+	cd bench && $(GO) run ./ops $(ARGS)
 
 fuzz: ## each fuzz test for FUZZTIME
 	GO='$(GO)' FUZZTIME='$(FUZZTIME)' ./tools/fuzz.sh
