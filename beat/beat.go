@@ -62,6 +62,7 @@ type Beat struct {
 	renewed time.Time  // when lock was asked for, by the monotonic clock
 	look    time.Time  // when the schedules are to be looked at again; zero: at once
 	changes int64      // of the last look, for Wait
+	aims    []aim      // what is made ready, the earliest first
 	known   definitions
 	refused refusals
 
@@ -186,13 +187,22 @@ func (b *Beat) Run(ctx context.Context) error {
 // step leads or stands by for a moment. It says how long to pause, apart from
 // what it waited itself.
 func (b *Beat) step(ctx, work context.Context) (time.Duration, error) {
-	if time.Since(b.renewed) >= b.opts.Lease/3 {
+	now := time.Now()
+	since, n := now.Sub(b.renewed), b.ready(now)
+	if n > 0 && since < b.opts.Lease*2/3 {
+		return 0, b.shootReady(work, n)
+	}
+	// Rather before a moment than at it.
+	if soon := len(b.aims) > 0 && since >= b.opts.Lease/3-2*lookAhead; soon || since >= b.opts.Lease/3 {
 		left, err := b.acquire(work)
 		if err != nil || b.lock.Token == 0 {
 			return min(left+time.Millisecond, standBy), err
 		}
 	}
-	if now := time.Now(); !now.Before(b.look) {
+	if n > 0 {
+		return 0, b.shootReady(work, n)
+	}
+	if !now.Before(b.look) {
 		b.look = time.Time{}
 		next, more, err := b.fire(work)
 		switch {
@@ -208,6 +218,9 @@ func (b *Beat) step(ctx, work context.Context) (time.Duration, error) {
 		if next > 0 {
 			b.look = now.Add(min(next, maxSleep))
 		}
+		if len(b.aims) > 0 {
+			return 0, nil // to renew the lead meanwhile
+		}
 	}
 	return 0, b.sleep(ctx)
 }
@@ -217,15 +230,18 @@ func (b *Beat) step(ctx, work context.Context) (time.Duration, error) {
 func (b *Beat) sleep(ctx context.Context) error {
 	began := time.Now()
 	atMost := min(b.opts.Lease/3-began.Sub(b.renewed), b.look.Sub(began))
+	if len(b.aims) > 0 {
+		atMost = min(b.aims[0].at.Sub(began), b.look.Sub(began))
+	}
 	if atMost <= 0 {
 		return nil
 	}
 	if err := b.schedules.Wait(ctx, b.changes, atMost); err != nil && ctx.Err() == nil {
-		b.look = time.Time{}
+		b.lookAgain()
 		return fmt.Errorf("wait for schedules: %w", err)
 	}
 	if time.Since(began) < atMost { // it was woken: something has changed
-		b.look = time.Time{}
+		b.lookAgain()
 	}
 	return nil
 }
@@ -267,7 +283,8 @@ func (b *Beat) acquire(work context.Context) (time.Duration, error) {
 func (b *Beat) lost(ctx context.Context) {
 	b.opts.Meter.Counter(measure.BeatLockLost, b.opts.ID).Add(1)
 	b.lead(ctx, false, "beat lost the lead")
-	b.lock, b.renewed, b.look = store.Lock{}, time.Time{}, time.Time{}
+	b.lock, b.renewed = store.Lock{}, time.Time{}
+	b.lookAgain()
 }
 
 // resign gives the lead away, so that another takes over at once.

@@ -169,7 +169,7 @@ func (b *Book) Leader(ctx context.Context) (store.Lock, error) {
 
 // Now is the store's clock.
 func (b *Book) Now(ctx context.Context) (time.Time, error) {
-	due, err := b.schedules.Due(ctx, 1)
+	due, err := b.schedules.Due(ctx, 1, 0)
 	if err != nil {
 		return time.Time{}, fmt.Errorf("read the clock of the schedules: %w", err)
 	}

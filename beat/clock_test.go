@@ -27,8 +27,8 @@ func (s *skewed) FiresInto(b broker.Broker) bool {
 	return ok && f.FiresInto(b)
 }
 
-func (s *skewed) Due(ctx context.Context, limit int) (store.Due, error) {
-	due, err := s.Schedules.Due(ctx, limit)
+func (s *skewed) Due(ctx context.Context, limit int, ahead time.Duration) (store.Due, error) {
+	due, err := s.Schedules.Due(ctx, limit, ahead)
 	if err != nil {
 		return due, err
 	}
@@ -41,7 +41,7 @@ func (s *skewed) Due(ctx context.Context, limit int) (store.Due, error) {
 	for _, e := range all {
 		switch {
 		case e.NextAt.IsZero():
-		case !e.NextAt.After(due.Now):
+		case !e.NextAt.After(due.Now.Add(ahead)):
 			due.Entries = append(due.Entries, e)
 		case due.Next == 0 || e.NextAt.Sub(due.Now) < due.Next:
 			due.Next = e.NextAt.Sub(due.Now)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/stemjobs/stem"
@@ -17,12 +18,15 @@ const (
 	fireLimit = 500  // claims of one step
 )
 
-// fire fires what is due. It says how long it is until the next moment, 0 when
-// there is none, and whether more is due already.
+// fire fires what is due, or makes ready what is due soon. It says in how long the
+// store is to be looked at again, 0 when nothing is known to come, and whether that
+// is at once.
 func (b *Beat) fire(work context.Context) (next time.Duration, more bool, err error) {
 	ctx, cancel := context.WithTimeout(work, callTimeout)
 	defer cancel()
-	due, err := b.schedules.Due(ctx, dueLimit)
+	b.aims = b.aims[:0]
+	asked := time.Now()
+	due, err := b.schedules.Due(ctx, dueLimit, lookAhead)
 	if err != nil {
 		return 0, false, fmt.Errorf("read due schedules: %w", err)
 	}
@@ -33,8 +37,17 @@ func (b *Beat) fire(work context.Context) (next time.Duration, more bool, err er
 		}
 		return 0, true, nil
 	}
-	if len(due.Entries) == 0 {
-		return due.Next, false, nil
+	soon := slices.IndexFunc(due.Entries, func(s store.Schedule) bool { return s.NextAt.After(due.Now) })
+	switch {
+	case len(due.Entries) == 0 && due.Next > 0:
+		return max(due.Next-lookAhead, time.Millisecond), false, nil
+	case len(due.Entries) == 0:
+		return 0, false, nil
+	case soon == 0:
+		next, err = b.takeAim(ctx, asked, due.Now, due.Entries)
+		return next, false, err
+	case soon > 0:
+		due.Entries = due.Entries[:soon]
 	}
 	candidates, err := b.candidates(ctx, due.Entries)
 	if err != nil {
@@ -171,6 +184,8 @@ func (b *Beat) claim(work context.Context, now time.Time, shots []shot) error {
 	for i := range answers {
 		a, p := &answers[i], shots[i].firing.Publication
 		switch {
+		case errors.Is(a.Err, store.ErrNotDue):
+			b.lookAgain() // by the store's clock
 		case a.Err != nil && !errors.Is(a.Err, store.ErrConflict) && !errors.Is(a.Err, store.ErrNoSchedule):
 			refused = fmt.Errorf("fire schedule %s: %w", shots[i].firing.ID, a.Err)
 		case a.Err != nil:

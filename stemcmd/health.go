@@ -155,7 +155,7 @@ func (h *backendHealth) ask(ctx context.Context, b stem.Backend) error {
 		if !ok {
 			return errors.New("this backend keeps no schedules: name another with --schedules")
 		}
-		_, err := keeper.Schedules().Due(ctx, 1)
+		_, err := keeper.Schedules().Due(ctx, 1, 0)
 		return err
 	case "results":
 		if b.Results() == nil {

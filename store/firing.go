@@ -132,14 +132,16 @@ func (f *Firing) Check() error {
 	return checkNext(f.ID, f.Due, f.Next, f.NextAt)
 }
 
-// Conflict says why a firing does not apply to what the store has; have is nil
-// for nothing. It is ErrNoSchedule, a *ConflictError, or nil.
-func (f *Firing) Conflict(have *Schedule) error {
+// Conflict says why a firing does not apply now to what the store has; have is nil
+// for nothing. It is ErrNoSchedule, a *ConflictError, ErrNotDue, or nil.
+func (f *Firing) Conflict(have *Schedule, now time.Time) error {
 	switch {
 	case have == nil:
 		return fmt.Errorf("schedule %s: %w", f.ID, ErrNoSchedule)
 	case have.Version != f.Version, !same(have.NextDue, f.Due):
 		return &ConflictError{ID: f.ID, Have: have.Version, Want: f.Version}
+	case now.Before(f.NotBefore):
+		return fmt.Errorf("schedule %s: %w", f.ID, ErrNotDue)
 	}
 	return nil
 }

@@ -17,6 +17,9 @@ var ErrConflict = errors.New("changed by somebody else")
 // ErrNoSchedule says that there is no entry of that id.
 var ErrNoSchedule = errors.New("schedule not found")
 
+// ErrNotDue says that the moment of a firing has not come by the store's clock.
+var ErrNotDue = errors.New("schedule not due yet")
+
 // LeadLock is the name of the lock whose holder fires schedules.
 const LeadLock = "beat"
 
@@ -47,14 +50,16 @@ const MaxDefinition = 64 << 10
 //     so. Deleting, or changing, what is not there is ErrNoSchedule.
 //   - T3  Get and List show what an earlier call stored. List goes by id, in
 //     pages that neither repeat nor skip an entry that did not change.
-//   - T4  Due returns the entries whose NextAt has come, the earliest first
-//     and then by id, at most limit; and how long it is until the next one. It
-//     changes nothing. An entry with a zero NextAt is never due.
+//   - T4  Due returns the entries whose NextAt has come, or will have come by
+//     so much ahead, the earliest first and then by id, at most limit; and how
+//     long it is until the next one. It changes nothing. An entry with a zero
+//     NextAt is never due.
 //   - T5  Fire claims: a firing applies when the lead is the newest token of
 //     its lock and has not ended (else broker.ErrLeaseLost, for all of the
 //     batch), the entry is there (ErrNoSchedule) at the version given, and Due
-//     is its NextDue (else a *ConflictError). The entry then has LastDue,
-//     NextDue, NextAt and the marks of the firing, and its history the record.
+//     is its NextDue (else a *ConflictError), and its NotBefore has come (else
+//     ErrNotDue). The entry then has LastDue, NextDue, NextAt and the marks of
+//     the firing, and its history the record.
 //     Each firing applies whole or not at all, and fails alone; one that Check
 //     refuses is task.ErrInvalid. Several of one entry apply in their order.
 //   - T6  Where FiresInto is true for a broker, the publication of an Atomic
@@ -91,8 +96,8 @@ type Schedules interface {
 	// History returns the newest records; a limit of 0 is MaxHistory.
 	History(ctx context.Context, id string, limit int) ([]FireRecord, error)
 
-	// Due says what is to be fired; a limit of 0 is DueLimit.
-	Due(ctx context.Context, limit int) (Due, error)
+	// Due says what is to be fired, now or so much later; a limit of 0 is DueLimit.
+	Due(ctx context.Context, limit int, ahead time.Duration) (Due, error)
 	// Fire claims due moments. An error means that nothing is known of any of
 	// the batch: what Due says next is the truth.
 	Fire(ctx context.Context, lead Lock, batch []Firing) ([]FireAnswer, error)
@@ -181,7 +186,7 @@ type FoundSchedule struct {
 type Due struct {
 	Now     time.Time // by the store's clock
 	Entries []Schedule
-	More    bool          // more entries are due than limit
+	More    bool          // more entries are due, or will be by so much ahead, than limit
 	Next    time.Duration // until the next NextAt after those, at least 1; 0: there is none
 	Pending []Pending     // at most limit; see T7
 	Changes int64         // stands for what the entries were: for Wait
@@ -201,6 +206,10 @@ type Firing struct {
 
 	Next   time.Time // its NextDue from now on, after Due; zero: it never fires again
 	NextAt time.Time // zero when Next is, and only then
+
+	// NotBefore is for a claim that was made ready ahead: what the store's clock
+	// must have come to; zero: whatever it says.
+	NotBefore time.Time
 
 	Jitter time.Duration
 	// Publication is enqueued with the claim; nil for a moment that is passed

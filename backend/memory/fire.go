@@ -33,7 +33,7 @@ func (db *DB) fire(f *store.Firing, now time.Time) store.FireAnswer {
 		return store.FireAnswer{Err: err}
 	}
 	p := &db.plans
-	if err := f.Conflict(p.entry(f.ID)); err != nil {
+	if err := f.Conflict(p.entry(f.ID), now); err != nil {
 		return store.FireAnswer{Err: err}
 	}
 	r := f.Record(now)

@@ -150,7 +150,7 @@ func (s *schedules) History(ctx context.Context, id string, limit int) ([]store.
 }
 
 // Due says what is to be fired; see store.Schedules.
-func (s *schedules) Due(ctx context.Context, limit int) (store.Due, error) {
+func (s *schedules) Due(ctx context.Context, limit int, ahead time.Duration) (store.Due, error) {
 	now, err := s.enter(ctx, "look for due schedules")
 	if err != nil {
 		return store.Due{}, err
@@ -161,8 +161,9 @@ func (s *schedules) Due(ctx context.Context, limit int) (store.Due, error) {
 	}
 	p := &s.db.plans
 	d := store.Due{Now: now.UTC(), Changes: p.changes}
+	until := now.Add(ahead)
 	p.due.walk(func(e *plan) bool {
-		if isDue := !e.NextAt.After(now); !isDue || len(d.Entries) == limit {
+		if isDue := !e.NextAt.After(until); !isDue || len(d.Entries) == limit {
 			d.More, d.Next = isDue, max(e.NextAt.Sub(now), 1)
 			return false
 		}

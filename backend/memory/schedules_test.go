@@ -56,7 +56,7 @@ func BenchmarkDue(b *testing.B) {
 				b.Fatal(err)
 			}
 			for b.Loop() {
-				if d, err := s.Due(b.Context(), 500); err != nil || len(d.Entries) > 0 {
+				if d, err := s.Due(b.Context(), 500, 0); err != nil || len(d.Entries) > 0 {
 					b.Fatal(d, err)
 				}
 			}

@@ -68,7 +68,7 @@ func TestUnreadableSchedules(t *testing.T) {
 	s.Do("HSET", tag+":entry:b", "next_due", "garbage")
 	schedules := db.Schedules()
 	for range 3 {
-		d, err := schedules.Due(t.Context(), 0)
+		d, err := schedules.Due(t.Context(), 0, 0)
 		if err != nil || len(d.Pending) != 1 || d.Pending[0].Record.ID != "a" || len(d.Entries) != 1 || d.Entries[0].ID != "c" {
 			t.Fatalf("Due: %+v, %v", d, err)
 		}

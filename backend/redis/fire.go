@@ -54,6 +54,8 @@ func fired(f *store.Firing, word string) (a store.FireAnswer) {
 	switch {
 	case word == "m":
 		a.Err = fmt.Errorf("schedule %s: %w", f.ID, store.ErrNoSchedule)
+	case word == "e":
+		a.Err = fmt.Errorf("schedule %s: %w", f.ID, store.ErrNotDue)
 	case word[0] == 'v':
 		have, err := strconv.ParseInt(word[1:], 10, 64)
 		if a.Err = err; err == nil {
@@ -83,7 +85,8 @@ func appendFiring(args []string, f *store.Firing, now int64) []string {
 		}
 	}
 	args = append(args, f.ID, strconv.FormatInt(f.Version, 10), strconv.FormatInt(millis(f.Due), 10),
-		strconv.FormatInt(millis(f.Next), 10), strconv.FormatInt(millis(f.NextAt), 10), firingWords(r.Jitter, r.Missed, r.Beat),
+		strconv.FormatInt(millis(f.Next), 10), strconv.FormatInt(millis(f.NextAt), 10),
+		strconv.FormatInt(millis(f.NotBefore), 10), firingWords(r.Jitter, r.Missed, r.Beat),
 		string(r.Outcome), r.Error, taskWord(r.Task), strconv.Itoa(len(extra)))
 	return append(args, extra...)
 }

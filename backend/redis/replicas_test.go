@@ -49,7 +49,7 @@ func TestReadsWaitForNoReplica(t *testing.T) {
 	_, err1 := db.Broker().Queues(ctx)
 	_, _, err2 := db.Broker().DeadLetters().ListDeadLetters(ctx, broker.DeadFilter{}, broker.Page{})
 	_, err3 := db.Heartbeats().Workers(ctx)
-	_, err4 := db.Schedules().Due(ctx, 10)
+	_, err4 := db.Schedules().Due(ctx, 10, 0)
 	_, _, err5 := db.Audit().List(ctx, store.AuditQuery{})
 	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
 		t.Error(err)

@@ -276,18 +276,18 @@ func (s *schedules) History(ctx context.Context, id string, limit int) ([]store.
 const dueMost = 5000
 
 // Due implements store.Schedules.
-func (s *schedules) Due(ctx context.Context, limit int) (store.Due, error) {
+func (s *schedules) Due(ctx context.Context, limit int, ahead time.Duration) (store.Due, error) {
 	if err := s.db.check(ctx); err != nil {
 		return store.Due{}, err
 	}
 	if limit <= 0 {
 		limit = store.DueLimit
 	}
-	m, err := s.db.run(ctx, s.db.scripts.due, 0, []string{strconv.Itoa(min(limit, dueMost))})
+	m, err := s.db.run(ctx, s.db.scripts.due, 0, []string{strconv.Itoa(min(limit, dueMost)), strconv.FormatInt(max(ahead, 0).Milliseconds(), 10)})
 	if err != nil {
 		return store.Due{}, fmt.Errorf("look for due schedules: %w", err)
 	}
-	d, err := s.parseDue(m)
+	d, err := s.parseDue(m, max(ahead, 0).Truncate(time.Millisecond))
 	if err != nil {
 		return store.Due{}, fmt.Errorf("look for due schedules: %w", err)
 	}
@@ -296,7 +296,7 @@ func (s *schedules) Due(ctx context.Context, limit int) (store.Due, error) {
 
 // parseDue reads what lua/due.lua answers. An entry, or a firing that is pending,
 // that cannot be read must not keep the others from firing: it is passed over.
-func (s *schedules) parseDue(m rueidis.RedisMessage) (d store.Due, err error) {
+func (s *schedules) parseDue(m rueidis.RedisMessage, ahead time.Duration) (d store.Due, err error) {
 	reply, err := m.ToArray()
 	if err != nil || len(reply) != 5 {
 		return d, fmt.Errorf("%w (%w)", errForeign, err)
@@ -314,7 +314,7 @@ func (s *schedules) parseDue(m rueidis.RedisMessage) (d store.Due, err error) {
 	d.Now, d.Changes = happened(n[0]), n[1]
 	if n[2] > 0 {
 		next := moment(n[2])
-		d.More, d.Next = !next.After(d.Now), max(next.Sub(d.Now), 1)
+		d.More, d.Next = !next.After(d.Now.Add(ahead)), max(next.Sub(d.Now), 1)
 	}
 	entries, err1 := reply[3].ToArray()
 	pending, err2 := reply[4].AsStrSlice()

@@ -91,7 +91,7 @@ func BenchmarkSchedules(b *testing.B) {
 	b.Run("due of 100000", func(b *testing.B) {
 		s, _ := fill(b, 100_000, time.Now().Add(time.Hour))
 		for b.Loop() {
-			if d, err := s.Due(b.Context(), 500); err != nil || len(d.Entries) > 0 {
+			if d, err := s.Due(b.Context(), 500, 0); err != nil || len(d.Entries) > 0 {
 				b.Fatal(d, err)
 			}
 		}
@@ -100,7 +100,7 @@ func BenchmarkSchedules(b *testing.B) {
 
 func fireAll(b *testing.B, s store.Schedules, lead store.Lock) {
 	for more := true; more; {
-		d, err := s.Due(b.Context(), 500)
+		d, err := s.Due(b.Context(), 500, 0)
 		if err != nil {
 			b.Fatal(err)
 		}

@@ -84,10 +84,11 @@ func (t *tx) fire(f *firing) (a store.FireAnswer, err error) {
 	if err != nil {
 		return a, err
 	}
-	if refused := f.Conflict(e.schedule()); refused != nil {
+	now := time.Now()
+	if refused := f.Conflict(e.schedule(), now); refused != nil {
 		return store.FireAnswer{Err: refused}, nil
 	}
-	r := f.Record(time.Now())
+	r := f.Record(now)
 	if r.Outcome == store.OutcomePending {
 		if err := t.enqueue(f, &r); err != nil {
 			return a, err

@@ -259,7 +259,7 @@ func (s *schedules) History(ctx context.Context, id string, limit int) ([]store.
 }
 
 // Due implements store.Schedules.
-func (s *schedules) Due(ctx context.Context, limit int) (store.Due, error) {
+func (s *schedules) Due(ctx context.Context, limit int, ahead time.Duration) (store.Due, error) {
 	if limit <= 0 {
 		limit = store.DueLimit
 	}
@@ -272,7 +272,7 @@ func (s *schedules) Due(ctx context.Context, limit int) (store.Due, error) {
 		}
 		err = c.each("schedules-due", func(s *sqlite3.Stmt) bool {
 			e := scanEntry(s)
-			if due := !e.NextAt.After(d.Now); !due || len(d.Entries) == limit {
+			if due := !e.NextAt.After(d.Now.Add(ahead)); !due || len(d.Entries) == limit {
 				d.More, d.Next = due, max(e.NextAt.Sub(d.Now), 1)
 				return false
 			}

@@ -51,7 +51,7 @@ func beat(path string) error {
 	}
 	fmt.Println("ready")
 	for {
-		d, err := s.Due(ctx, 0)
+		d, err := s.Due(ctx, 0, 0)
 		if err != nil {
 			return err
 		}
@@ -129,7 +129,7 @@ func TestScheduleWaitWithoutSockets(t *testing.T) {
 	path := filepath.Join(long, "stem.db")
 	s := open(t, sqlite.Config{Path: path}).Schedules()
 	other := open(t, sqlite.Config{Path: path}).Schedules()
-	d, err := s.Due(t.Context(), 0)
+	d, err := s.Due(t.Context(), 0, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +227,7 @@ func TestUnreadablePending(t *testing.T) {
 	}
 	raw(t, path, "UPDATE stem_pending SET envelope = x'00' WHERE schedule = 'a'")
 	for range 3 {
-		d, err := s.Due(t.Context(), 1)
+		d, err := s.Due(t.Context(), 1, 0)
 		if err != nil || len(d.Pending) != 1 || d.Pending[0].Record.ID != "b" || len(d.Entries) != 1 || d.Entries[0].ID != "c" {
 			t.Fatalf("Due: %+v, %v", d, err)
 		}
@@ -271,7 +271,7 @@ func BenchmarkSchedules(b *testing.B) {
 			s, lead := fill(b, entries, time.Now().Add(-time.Second))
 			b.StartTimer()
 			for more := true; more; {
-				d, err := s.Due(b.Context(), 500)
+				d, err := s.Due(b.Context(), 500, 0)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -290,7 +290,7 @@ func BenchmarkSchedules(b *testing.B) {
 	b.Run("due of 100000", func(b *testing.B) {
 		s, _ := fill(b, 10*entries, time.Now().Add(time.Hour))
 		for b.Loop() {
-			if d, err := s.Due(b.Context(), 500); err != nil || len(d.Entries) > 0 {
+			if d, err := s.Due(b.Context(), 500, 0); err != nil || len(d.Entries) > 0 {
 				b.Fatal(d, err)
 			}
 		}

@@ -27,6 +27,7 @@ type planBend struct {
 	listed   func(list []store.Schedule, cursor string) string
 	history  func(b *bentPlan, id string, list []store.FireRecord, err error) ([]store.FireRecord, error)
 	limit    func(limit int) int
+	ahead    func(d time.Duration) time.Duration
 	due      func(d *store.Due)
 	lead     func(b *bentPlan, l store.Lock) store.Lock
 	firing   func(b *bentPlan, f *store.Firing)
@@ -49,6 +50,13 @@ func (b *bentPlan) context(ctx context.Context) context.Context {
 		return b.bend.ctx(ctx)
 	}
 	return ctx
+}
+
+func (b *bentPlan) ahead(d time.Duration) time.Duration {
+	if b.bend.ahead != nil {
+		return b.bend.ahead(d)
+	}
+	return d
 }
 
 func (b *bentPlan) shown(list []store.Schedule) {
@@ -105,11 +113,11 @@ func (b *bentPlan) History(ctx context.Context, id string, limit int) ([]store.F
 	return list, err
 }
 
-func (b *bentPlan) Due(ctx context.Context, limit int) (store.Due, error) {
+func (b *bentPlan) Due(ctx context.Context, limit int, ahead time.Duration) (store.Due, error) {
 	if b.bend.limit != nil {
 		limit = b.bend.limit(limit)
 	}
-	d, err := b.Schedules.Due(b.context(ctx), limit)
+	d, err := b.Schedules.Due(b.context(ctx), limit, b.ahead(ahead))
 	if b.bend.due != nil && err == nil {
 		b.bend.due(&d)
 	}

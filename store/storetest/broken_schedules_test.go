@@ -281,6 +281,7 @@ func brokenDue() []brokenPlan {
 			}
 			return limit
 		}}},
+		{name: "look only at what is due already", rule: "T4", bend: planBend{ahead: func(time.Duration) time.Duration { return 0 }}},
 		{name: "return the due by id", rule: "T4", bend: planBend{due: func(d *store.Due) {
 			slices.SortFunc(d.Entries, func(a, b store.Schedule) int { return strings.Compare(a.ID, b.ID) })
 		}}},
@@ -316,6 +317,7 @@ func brokenFiring() []brokenPlan {
 		return l
 	}
 	return []brokenPlan{
+		{name: "claim before the moment", rule: "T5", bend: planBend{firing: func(_ *bentPlan, f *store.Firing) { f.NotBefore = time.Time{} }}},
 		{name: "ignore who leads", rule: "T5", also: "T6 T7", bend: planBend{lead: newest}},
 		{name: "ignore the version of a firing", rule: "T5", bend: planBend{firing: func(b *bentPlan, f *store.Firing) {
 			if s, there := b.now(f.ID); there {
@@ -466,7 +468,7 @@ func brokenRest() []brokenPlan {
 		}},
 		{name: "forget a change that came before they wait", rule: "T9", bend: planBend{
 			wait: func(b *bentPlan, ctx context.Context, _ int64, atMost time.Duration) error {
-				d, err := b.Schedules.Due(ctx, 1)
+				d, err := b.Schedules.Due(ctx, 1, 0)
 				if err != nil {
 					return err
 				}

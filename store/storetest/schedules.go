@@ -159,7 +159,7 @@ func (p *planner) now() time.Time {
 
 func (p *planner) due(limit int) store.Due {
 	p.Helper()
-	d, err := p.Schedules.Due(p.ctx, limit)
+	d, err := p.Schedules.Due(p.ctx, limit, 0)
 	if err != nil {
 		p.Fatalf("Due: %v", err)
 	}

@@ -295,6 +295,14 @@ func testT4(p *planner) {
 		p.Errorf("of four that are due four were asked for, and it says that there are more")
 	}
 	p.ids("due, without a limit", p.due(0).Entries, "first", "b", "c", "jittered")
+	d, err := p.Schedules.Due(p.ctx, 0, 21*time.Hour)
+	if err != nil || d.More || d.Next > 30*time.Hour || d.Next < 30*time.Hour-time.Minute {
+		p.Errorf("due 21 h ahead, the next is in 30 h: got %s, more %v, error %v", d.Next, d.More, err)
+	}
+	p.ids("due 21 h ahead", d.Entries, "first", "b", "c", "jittered", "waits")
+	if d, err = p.Schedules.Due(p.ctx, 4, 21*time.Hour); err != nil || !d.More || len(d.Entries) != 4 {
+		p.Errorf("due 21 h ahead, four of five: got %v, more %v, error %v", scheduleIDs(d.Entries), d.More, err)
+	}
 	comesDue(p)
 }
 

@@ -50,6 +50,25 @@ func testT5(p *planner) {
 	firesAlone(p, lead)
 	firesInOrder(p, lead)
 	passesOver(p, lead)
+	notBefore(p, lead)
+}
+
+// notBefore: a claim that was made ready ahead waits for the store's clock.
+func notBefore(p *planner, lead store.Lock) {
+	s := p.create("ahead", p.now().Add(time.Hour))
+	f := firing(s, time.Minute)
+	f.NotBefore = s.NextDue
+	p.is("a firing ahead of its moment", p.fire(lead, f)[0].Err, store.ErrNotDue)
+	if got := p.get("ahead"); !reflect.DeepEqual(got, s) || len(p.history("ahead")) > 0 {
+		p.Errorf("a firing ahead of its moment changed %+v to %+v", s, got)
+	}
+	f.Version++
+	p.is("a firing ahead of the moment of an entry that changed", p.fire(lead, f)[0].Err, store.ErrConflict)
+	f.Version--
+	f.NotBefore = p.now()
+	if r := p.fired(lead, f)[0]; !r.Due.Equal(s.NextDue) || r.Fired.Before(f.NotBefore) {
+		p.Errorf("a firing that may be from %s on: got %+v", f.NotBefore, r)
+	}
 }
 
 // leaders: only the newest token fires, while its lock lasts.

@@ -144,7 +144,7 @@ func testT9(p *planner) {
 // waitUntil waits until that is an error.
 func waitUntil(ctx context.Context, s store.Schedules) error {
 	for {
-		d, err := s.Due(ctx, 1)
+		d, err := s.Due(ctx, 1, 0)
 		if err == nil {
 			err = s.Wait(ctx, d.Changes, time.Hour)
 		}
@@ -240,7 +240,7 @@ func scheduleCalls(s Scheduling, lead store.Lock) map[string]func(context.Contex
 		"Get":     func(ctx context.Context) error { _, err := s.Schedules.Get(ctx, "a"); return err },
 		"List":    func(ctx context.Context) error { _, _, err := s.Schedules.List(ctx, broker.Page{}); return err },
 		"History": func(ctx context.Context) error { _, err := s.Schedules.History(ctx, "a", 1); return err },
-		"Due":     func(ctx context.Context) error { _, err := s.Schedules.Due(ctx, 1); return err },
+		"Due":     func(ctx context.Context) error { _, err := s.Schedules.Due(ctx, 1, 0); return err },
 		"Fire": func(ctx context.Context) error {
 			f := firing(store.Schedule{ID: "a", Version: 1, NextDue: due}, time.Hour)
 			_, err := s.Schedules.Fire(ctx, lead, []store.Firing{f})

@@ -2,11 +2,11 @@
 -- tasks are not known to be enqueued.
 --
 -- KEYS[1] partition 0
--- ARGV    limit
+-- ARGV    limit, and how many ms ahead
 -- returns { the time in µs, how many changes there were, the ms of the next after
 --         these (0: none), { id, entry, … }, { pending firing, … } }
 local limit = tonumber(ARGV[1])
-local ids = call('ZRANGEBYSCORE', DUES, '-inf', now, 'LIMIT', 0, limit)
+local ids = call('ZRANGEBYSCORE', DUES, '-inf', format('%.0f', now + ARGV[2]), 'LIMIT', 0, limit)
 local entries = {}
 for i = 1, #ids do
   entries[2 * i - 1], entries[2 * i] = ids[i], call('HGETALL', ENTRY .. ids[i])

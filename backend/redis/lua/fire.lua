@@ -3,12 +3,12 @@
 --
 -- KEYS[1] partition 0
 -- ARGV    name and token of the lock, then for each firing: id, version, due, next
---         due, when to look at it, the history's words JITTER MISSED BEAT, outcome,
+--         due, when to look at it, not before which ms, the history's words JITTER MISSED BEAT, outcome,
 --         error, task ("~": none), how many arguments follow, and those: a
 --         publication when the outcome is "fired" (see publish in common.lua), the
 --         firing to keep when it is "pending", else none
 -- returns "!" alone when another leads, else for each: "m" there is no entry, "v"
---         and its version, or the line of its history
+--         and its version, "e" it is too early, or the line of its history
 if not leads(ARGV[1], ARGV[2], true) then return { '!' } end
 
 -- settle says what became of the task whose arguments begin at a.
@@ -21,13 +21,14 @@ local function settle(outcome, task, a)
 end
 
 local function claim_moment(a, args)
-  local id, due, words, task = ARGV[a], ARGV[a + 2], ARGV[a + 5], ARGV[a + 8]
+  local id, due, words, task = ARGV[a], ARGV[a + 2], ARGV[a + 6], ARGV[a + 9]
   local entry = call('HMGET', ENTRY .. id, 'version', 'next_due', 'fired', 'misfired', 'last_task', 'last_error')
   if not entry[1] then return 'm' end
   if entry[1] ~= ARGV[a + 1] or entry[2] ~= due then return 'v' .. entry[1] end
-  local outcome, err, last_task, last_error = '', ARGV[a + 7], entry[5], entry[6]
+  if now < tonumber(ARGV[a + 5]) then return 'e' end
+  local outcome, err, last_task, last_error = '', ARGV[a + 8], entry[5], entry[6]
   local hindrance
-  outcome, task, hindrance = settle(ARGV[a + 6], task, args)
+  outcome, task, hindrance = settle(ARGV[a + 7], task, args)
   err = hindrance or err
   local jitter, missed, beat = match(words, '^(%S+) (%S+) (%S+)$')
   local line = due .. ' ' .. micros .. ' ' .. outcome .. ' ' .. words .. ' ' .. task .. ' ' .. err
@@ -50,8 +51,8 @@ end
 
 local out, a = {}, 3
 while a <= #ARGV do
-  out[#out + 1] = claim_moment(a, a + 10)
-  a = a + 10 + ARGV[a + 9]
+  out[#out + 1] = claim_moment(a, a + 11)
+  a = a + 11 + ARGV[a + 10]
 end
 write_ready()
 write_journal()
