@@ -1,10 +1,14 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
+
+	"github.com/redis/rueidis"
 
 	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/task"
@@ -13,7 +17,8 @@ import (
 // What a settlement has to do in other partitions than its task's is written
 // down in the settlement's step, as entries of the partition's outbox, and then
 // done: "p PUBLICATION" publishes, "r ID KEY" releases a claim. Both may happen
-// twice without harm.
+// twice without harm: a publication leaves a mark in the step in which it is stored,
+// which lasts for longer than its entry.
 
 // parcel is an outbox entry on its way.
 type parcel struct {
@@ -69,8 +74,14 @@ func (db *DB) deliverAll(ctx context.Context, parcels []parcel) error {
 		}
 	}
 	if len(batch) > 0 {
-		if _, err := db.publish(ctx, batch); err != nil {
+		out, err := db.publish(ctx, batch, true)
+		if err != nil {
 			return err
+		}
+		for i := range out {
+			if errors.Is(out[i].Err, broker.ErrUnavailable) {
+				return fmt.Errorf("publish %s: %w", batch[i].Envelope.ID, out[i].Err)
+			}
 		}
 	}
 	if _, err := db.claims(ctx, "drop", drop); err != nil {
@@ -82,13 +93,19 @@ func (db *DB) deliverAll(ctx context.Context, parcels []parcel) error {
 			calls = append(calls, call{db.scripts.outbox, p, append([]string{outboxAge}, entries...)})
 		}
 	}
+	// Only when they are removed may the marks of what was published end.
 	_, errs := db.runAll(ctx, calls)
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
+	if err := cmp.Or(errs...); err != nil {
+		return err
 	}
-	return nil
+	return db.endMarks(ctx, batch)
+}
+
+// endMarks has the marks of publications end that are in no outbox any more.
+func (db *DB) endMarks(ctx context.Context, batch []broker.Publication) error {
+	id := func(i int) string { return batch[i].Envelope.ID }
+	return db.spread(ctx, db.scripts.once, db.shares(len(batch), 0, id), flat(func(i int) []string { return []string{id(i)} }),
+		func(*rueidis.RedisMessage, []int) error { return nil })
 }
 
 func readPublication(text string) (broker.Publication, error) {

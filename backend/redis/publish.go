@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -92,12 +93,14 @@ func (b *redisBroker) Publish(ctx context.Context, batch []broker.Publication) (
 	if err := b.check(ctx); err != nil {
 		return nil, err
 	}
-	return b.db.publish(ctx, batch)
+	return b.db.publish(ctx, batch, false)
 }
 
-func (db *DB) publish(ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
+// publish stores a batch. What comes from an outbox may come again; it is stored
+// once, also when nothing is known of the task any more.
+func (db *DB) publish(ctx context.Context, batch []broker.Publication, fromOutbox bool) ([]broker.Outcome, error) {
 	if len(db.tags) > 1 && len(batch) > 1 && rivals(batch) {
-		return db.publishEach(ctx, batch)
+		return db.publishEach(ctx, batch, fromOutbox)
 	}
 	out := make([]broker.Outcome, len(batch))
 	data := make([][]byte, len(batch))
@@ -114,7 +117,7 @@ func (db *DB) publish(ctx context.Context, batch []broker.Publication) ([]broker
 		}
 		db.preferExisting(ctx, batch, out)
 	}
-	if err := db.store(ctx, batch, data, out); err != nil {
+	if err := db.store(ctx, batch, data, out, fromOutbox); err != nil {
 		return nil, fmt.Errorf("publish: %w", err)
 	}
 	if len(far) > 0 {
@@ -141,10 +144,10 @@ func rivals(batch []broker.Publication) bool {
 }
 
 // publishEach publishes one item after the other.
-func (db *DB) publishEach(ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
+func (db *DB) publishEach(ctx context.Context, batch []broker.Publication, fromOutbox bool) ([]broker.Outcome, error) {
 	var out []broker.Outcome
 	for i := range batch {
-		o, err := db.publish(ctx, batch[i:i+1])
+		o, err := db.publish(ctx, batch[i:i+1], fromOutbox)
 		if err != nil {
 			return nil, err
 		}
@@ -163,7 +166,7 @@ func (db *DB) preferExisting(ctx context.Context, batch []broker.Publication, ou
 }
 
 // store publishes the items that are not decided yet.
-func (db *DB) store(ctx context.Context, batch []broker.Publication, data [][]byte, out []broker.Outcome) error {
+func (db *DB) store(ctx context.Context, batch []broker.Publication, data [][]byte, out []broker.Outcome, fromOutbox bool) error {
 	now := db.clock()
 	parts := make([][]int, len(db.tags))
 	for i := range batch {
@@ -177,13 +180,17 @@ func (db *DB) store(ctx context.Context, batch []broker.Publication, data [][]by
 		if len(items) == 0 {
 			continue
 		}
-		if plain(batch, items) {
+		if !fromOutbox && plain(batch, items) {
 			parts[p], calls = db.appendPlain(calls, p, batch, items, data, now)
 			continue
 		}
 		args := make([]string, 0, 4*len(items))
 		for _, i := range items {
+			extra := len(args) + 3
 			args = db.appendItem(args, batch[i].Envelope, data[i], batch[i].Claims, now)
+			if fromOutbox {
+				args[extra] = cmp.Or(args[extra], "0 0 0") + " o"
+			}
 		}
 		calls = append(calls, call{db.scripts.publish, p, args})
 	}

@@ -65,7 +65,7 @@ type DB struct {
 	suspect suspects
 	crowd   crowd
 
-	lanes   chan struct{} // has an element for each that is taken; see alone
+	lanes chan struct{} // has an element for each that is taken; see alone
 
 	closing sync.Once
 	closed  chan struct{}

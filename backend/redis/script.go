@@ -34,7 +34,7 @@ type scripts struct {
 
 	getrecords, setrecords, delete *script
 
-	limit, pause, beat, beats, memo, tell, audit, audits, types *script
+	limit, pause, beat, beats, memo, tell, audit, audits, types, once *script
 }
 
 func loadScripts() (scripts, error) {
@@ -76,6 +76,7 @@ func loadScripts() (scripts, error) {
 		{&s.audit, []string{"common", "audit"}},
 		{&s.audits, []string{"common", "audits"}},
 		{&s.types, []string{"types"}},
+		{&s.once, []string{"once"}},
 	} {
 		loaded, err := loadScript(part.files...)
 		if err != nil {

@@ -322,7 +322,7 @@ local function cancel_revoked(id, r)
 end
 
 -- publish stores the task whose arguments begin at ARGV[a]: id, QUEUE:PRIO, the
--- value, and "" or "FLAG DUE CLAIMS" followed by a key and a time for each
+-- value, and "" or "FLAG DUE CLAIMS" (and " o" for one of an outbox) followed by a key and a time for each
 -- claim (rN: it is taken
 -- already, in partition N). It returns what became of it, the holder of a claim or
 -- the key that is not ours, and where the next one's arguments begin.
@@ -383,20 +383,33 @@ local function claim(id, a, n)
   return bit
 end
 
+-- mark_once remembers that what was to be done for a publication of an outbox is
+-- done: it may come again, when nothing is known of the task any more. Whoever has
+-- removed it from the outbox has the mark end soon.
+local function mark_once(id) call('SET', P .. ':once:' .. id, '', 'PX', 86400000) end
+
 local function publish(a)
   local id, line, value, extra = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
   local queue, prio, later = sub(line, 1, -3), sub(line, -1), false
   if extra == '' then
     if not call('SET', TASK .. id, value, 'NX') then return 'e', nil, a + 4 end
   else
-    local flag, due, n = match(extra, '^(%d+) (%d+) (%d+)$')
+    local flag, due, n, once = match(extra, '^(%d+) (%d+) (%d+)( ?o?)$')
     local from = a + 4
     a = a + 2 * n
-    if call('EXISTS', TASK .. id) == 1 then return 'e', nil, a + 4 end
+    if call('EXISTS', TASK .. id) == 1 then
+      if once ~= '' then mark_once(id) end
+      return 'e', nil, a + 4
+    end
+    if once ~= '' and call('EXISTS', P .. ':once:' .. id) == 1 then return 'e', nil, a + 4 end
     local other = stranger(queue, tonumber(due), from, n)
     if other then return 'f', other, a + 4 end
     local holder = claimed(id, from, n)
-    if holder then return 'd', holder, a + 4 end
+    if holder then
+      if once ~= '' then mark_once(id) end
+      return 'd', holder, a + 4
+    end
+    if once ~= '' then mark_once(id) end
     flag, due = flag + claim(id, from, n), tonumber(due)
     later = due > now
     if later then
