@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/http"
 	"reflect"
 	"strings"
 	"time"
 
+	"github.com/stemjobs/stem/beat"
 	"github.com/stemjobs/stem/store"
 )
 
@@ -20,9 +22,14 @@ const auditTime = 5 * time.Second
 // logged.
 func (s *Server) keep(c *call, answer any, err error) {
 	keeper := s.client.Audit()
-	var refused *Problem
-	if keeper == nil || errors.As(err, &refused) || tried(c.body) {
+	if keeper == nil || tried(c.body) {
 		return
+	}
+	if err != nil {
+		var own *Problem
+		if errors.As(err, &own) || problemOf(err).Status < http.StatusInternalServerError {
+			return // refused
+		}
 	}
 	who := c.tokenName()
 	if who == "" {
@@ -35,6 +42,16 @@ func (s *Server) keep(c *call, answer any, err error) {
 	switch done := answer.(type) {
 	case Changed:
 		count = done.Count
+	case beat.PlanView:
+		if count = len(done.Created) + len(done.Changed) + len(done.Deleted); count == 0 {
+			return
+		}
+	case Asked:
+		count = done.done()
+	case QueuePaused:
+		if !done.Changed {
+			return
+		}
 	case Revoked:
 		if done.State == "too-late" {
 			return // it is as it was
@@ -57,6 +74,44 @@ func (s *Server) keep(c *call, answer any, err error) {
 		s.opts.Logger.LogAttrs(ctx, slog.LevelError, "a change is not in the audit", slog.Any("error", failed),
 			slog.String("route", strings.TrimSpace(a.What)), slog.String("request_id", c.id))
 	}
+}
+
+func auditRoutes() []route {
+	return []route{{
+		method: "GET", path: "/v1/audit", role: Operate, summary: "List who changed what", answer: reflect.TypeFor[AuditList](),
+		params: append([]param{
+			query("who", "A user@host or a token's name, or a pattern with *."), query("via", "cli or api."),
+			query("what", "A command or a route, or a pattern with *, such as dlq *."), query("on", "A part of what it was done to."),
+			query("since", "Since: RFC 3339, or a duration ago such as 2h."), query("until", "Before: RFC 3339, or a duration ago such as 2h."),
+		}, paging()...),
+		problems: []string{unsupported, unavailable}, handle: (*Server).listAudit,
+	}}
+}
+
+func (s *Server) listAudit(c *call) (any, error) {
+	q := store.AuditQuery{Who: c.query["who"], Via: c.query["via"], What: c.query["what"], On: c.query["on"]}
+	if q.Via != "" && q.Via != "cli" && q.Via != "api" {
+		return nil, wrong("via", "want cli or api")
+	}
+	now, p := time.Now(), (*Problem)(nil)
+	if q.Since, p = c.moment("since", now); p != nil {
+		return nil, p
+	}
+	if q.Until, p = c.moment("until", now); p != nil {
+		return nil, p
+	}
+	if q.Limit, q.Cursor, p = c.page(); p != nil {
+		return nil, p
+	}
+	keeper := s.client.Audit()
+	if keeper == nil {
+		return nil, problem(unsupported, "this server's store keeps no audit")
+	}
+	actions, next, err := keeper.List(c.ctx(), q)
+	if err != nil {
+		return nil, err
+	}
+	return AuditList{Actions: list(actions), Cursor: next}, nil
 }
 
 // tried reports whether a body asks only what would happen.

@@ -16,6 +16,7 @@ import (
 
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -235,6 +236,8 @@ func (p *Problem) err(id string) error {
 		return fmt.Errorf("%w: %w", stem.ErrNotFound, p)
 	case unsupported:
 		return fmt.Errorf("%w: %w", broker.ErrUnsupported, p)
+	case conflict:
+		return fmt.Errorf("%w: %w", store.ErrConflict, p)
 	case leaseLost:
 		return fmt.Errorf("%w: %w", broker.ErrLeaseLost, p)
 	case outcomeUnknown, internalError:

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem"
-	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -202,9 +201,4 @@ type DeadLetter struct {
 	LastReplayAt time.Time       `json:"lastReplayAt,omitzero"`
 	Envelope     json.RawMessage `json:"envelope,omitempty" doc:"As docs/wire.md has it; in an answer for one id."`
 	Raw          []byte          `json:"raw,omitempty" doc:"The stored entry in base64, when it is no envelope."`
-}
-
-// WorkerList lists the live workers.
-type WorkerList struct {
-	Workers []store.Heartbeat `json:"workers"`
 }

@@ -249,6 +249,7 @@ func TestDocument(t *testing.T) {
 		r.must(200, "GET", "/v1/workers", "", &l)
 		return len(l.Workers) == 1
 	})
+	exchangeWorkers(r)
 	for _, rt := range httpapi.Table() {
 		status := "200"
 		if rt.Path == "/v1/tasks" && rt.Method == "POST" {

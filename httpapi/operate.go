@@ -220,14 +220,3 @@ func (s *Server) audit(c *call, what string, done Changed) {
 	}
 	s.opts.Logger.InfoContext(c.ctx(), what, "count", done.Count, "token", c.tokenName(), "request_id", c.id)
 }
-
-func (s *Server) listWorkers(c *call) (any, error) {
-	beats, err := s.client.Workers(c.ctx())
-	if err != nil {
-		return nil, err
-	}
-	for i := range beats {
-		beats[i].Queues, beats[i].Running = list(beats[i].Queues), list(beats[i].Running)
-	}
-	return WorkerList{Workers: list(beats)}, nil
-}

@@ -45,7 +45,7 @@ func header(name, doc string) param { return param{name: name, in: "header", doc
 
 // routes is the table.
 func routes() []route {
-	return slices.Concat(taskRoutes(), operateRoutes(), scheduleRoutes(), pullRoutes(), []route{{
+	return slices.Concat(taskRoutes(), operateRoutes(), workerRoutes(), scheduleRoutes(), auditRoutes(), pullRoutes(), []route{{
 		method: "GET", path: "/openapi.json", summary: "This document",
 		answer: reflect.TypeFor[json.RawMessage](),
 		handle: func(s *Server, _ *call) (any, error) { return json.RawMessage(s.spec), nil },
@@ -131,9 +131,6 @@ func operateRoutes() []route {
 		method: "POST", path: "/v1/deadletters/purge", role: Operate, summary: "Remove dead letters for good",
 		body: reflect.TypeFor[DeadPurge](), answer: reflect.TypeFor[Changed](),
 		problems: []string{confirmationMissing, unavailable}, handle: (*Server).purgeDead,
-	}, {
-		method: "GET", path: "/v1/workers", role: Read, summary: "List live workers", answer: reflect.TypeFor[WorkerList](),
-		problems: []string{unsupported, unavailable}, handle: (*Server).listWorkers,
 	}, {
 		method: "GET", path: "/v1/scale", role: Read, summary: "The number for an autoscaler", answer: reflect.TypeFor[Scale](),
 		params:   []param{query("queue", "The queue; required.")},

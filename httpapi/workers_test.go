@@ -1,0 +1,199 @@
+package httpapi_test
+
+import (
+	"errors"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/httpapi"
+	"github.com/stemjobs/stem/store"
+)
+
+// exchangeWorkers asks each route of workers, of which one must live, for who
+// compares with the document.
+func exchangeWorkers(r *rig) {
+	var l httpapi.WorkerList
+	r.must(200, "GET", "/v1/workers", "", &l)
+	r.do("GET", "/v1/workers/"+l.Workers[0].Worker, "")
+	r.do("GET", "/v1/workers/nobody", "")
+	for _, kind := range []string{"ping", "inspect", "stats"} {
+		r.do("GET", "/v1/control/"+kind+"?timeout=60s", "")
+		r.do("GET", "/v1/control/"+kind+"?worker=nobody&timeout=1ms", "")
+	}
+	r.do("POST", "/v1/queues/mail/pause", `{"note":"a look"}`)
+	r.do("GET", "/v1/pauses", "")
+	r.do("POST", "/v1/queues/mail/resume", `{}`)
+	r.do("GET", "/v1/revocations", "")
+	r.do("GET", "/v1/audit", "")
+	r.do("POST", "/v1/control/scale", `{"worker":"*","concurrency":2,"timeout":"60s"}`)
+	r.do("POST", "/v1/control/scale", `{"worker":"nobody","concurrency":2,"timeout":"1ms"}`)
+	r.do("POST", "/v1/control/log-level", `{"worker":"*","level":"warn","timeout":"60s"}`)
+	r.do("POST", "/v1/control/shutdown", `{"worker":"*"}`)
+	r.do("POST", "/v1/control/shutdown", `{"worker":"*","mode":"warm","confirm":true,"timeout":"60s"}`)
+}
+
+func operator(t *testing.T, r *rig) *httpapi.Client {
+	t.Helper()
+	c, err := httpapi.NewClient(r.url, httpapi.ClientOptions{HTTP: r.http})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// TestClientOperatesWorkers: the Go client can do what stem.Client can with
+// workers and queues.
+func TestClientOperatesWorkers(t *testing.T) {
+	r := newRig(t, httpapi.Options{})
+	c, ctx := operator(t, r), t.Context()
+	wait := stem.AskOptions{Wait: 50 * time.Second}
+	if a, err := c.Ask(ctx, stem.AskOptions{Wait: time.Millisecond}, stem.CommandPing, nil); err != nil || len(a.Replies)+len(a.Silent) != 0 {
+		t.Errorf("nobody lives: %+v, %v", a, err)
+	}
+	r.work(echo())
+	var workers []store.Heartbeat
+	eventually(t, "a worker is listed", func() bool {
+		var err error
+		if workers, err = c.Workers(ctx); err != nil {
+			t.Fatal(err)
+		}
+		return len(workers) == 1
+	})
+	id := workers[0].Worker
+	if h, err := c.Worker(ctx, id); err != nil || h.Worker != id || h.Isolates.Total != 4 {
+		t.Errorf("worker: %+v, %v", h, err)
+	}
+	if _, err := c.Worker(ctx, "nobody"); !errors.Is(err, stem.ErrNotFound) {
+		t.Errorf("worker nobody: %v", err)
+	}
+	if a, err := c.Ask(ctx, wait, stem.CommandPing, nil); err != nil || len(a.Replies) != 1 || a.Replies[0].Worker != id || a.Replies[0].Err != "" {
+		t.Errorf("ping: %+v, %v", a, err)
+	}
+	a, err := c.Ask(ctx, wait, stem.CommandScale, stem.ScaleArgs{Concurrency: 7})
+	var scaled stem.Scaled
+	if err != nil || len(a.Replies) != 1 || a.Replies[0].Decode(&scaled) != nil || scaled != (stem.Scaled{Before: 4, After: 7}) {
+		t.Errorf("scale: %+v, %+v, %v", a, scaled, err)
+	}
+	if _, err := c.Ask(ctx, wait, stem.CommandScale, stem.ScaleArgs{}); !errors.Is(err, stem.ErrInvalid) {
+		t.Errorf("scale to 0: %v", err)
+	}
+	if _, err := c.Ask(ctx, wait, stem.CommandScale, 7); !errors.Is(err, stem.ErrInvalid) {
+		t.Errorf("scale without its arguments: %v", err)
+	}
+	if a, err := c.Ask(ctx, wait, stem.CommandLogLevel, stem.LogLevelArgs{Level: "debug"}); err != nil || len(a.Replies) != 1 {
+		t.Errorf("log level: %+v, %v", a, err)
+	}
+	a, err = c.Ask(ctx, wait, stem.CommandInspect, nil)
+	var in stem.Inspection
+	if err != nil || len(a.Replies) != 1 || a.Replies[0].Decode(&in) != nil {
+		t.Errorf("inspect: %+v, %v", a, err)
+	}
+	if a, err := c.Ask(ctx, wait, stem.CommandShutdown, stem.ShutdownArgs{Mode: "warm"}); err != nil || len(a.Replies) != 1 || a.Replies[0].Err != "" {
+		t.Errorf("shutdown: %+v, %v", a, err)
+	}
+}
+
+func TestClientOperatesQueuesAndAudit(t *testing.T) {
+	r := newRig(t, httpapi.Options{})
+	c, ctx := operator(t, r), t.Context()
+	if err := c.PauseQueue(ctx, "mail", "a look"); err != nil {
+		t.Fatal(err)
+	}
+	if l, err := c.PausedQueues(ctx); err != nil || len(l) != 1 || l[0].Queue != "mail" || l[0].Note != "a look" || l[0].Since.IsZero() {
+		t.Errorf("paused: %+v, %v", l, err)
+	}
+	id := r.enqueue(`{"name":"a","queue":"mail"}`)
+	var none httpapi.LeaseAnswer
+	if r.must(http.StatusOK, "POST", "/v1/lease", `{"queues":["mail"]}`, &none); len(none.Tasks) != 0 {
+		t.Errorf("a paused queue is leased: %+v", none)
+	}
+	for _, want := range []bool{true, false} {
+		if was, err := c.ResumeQueue(ctx, "mail"); err != nil || was != want {
+			t.Errorf("resumed: %v, %v; want %v", was, err, want)
+		}
+	}
+	if err := c.PauseQueue(ctx, "a b", ""); !errors.Is(err, stem.ErrInvalid) {
+		t.Errorf("pause of no queue: %v", err)
+	}
+	r.lease(`{"queues":["mail"],"wait":"20s"}`)
+	if a, err := c.Revoke(ctx, id, httpapi.RevokeRequest{Terminate: true, Reason: "wrong"}); err != nil || a.State != "asked" {
+		t.Errorf("revoke: %+v, %v", a, err)
+	}
+	if _, err := c.Revoke(ctx, "nobody", httpapi.RevokeRequest{}); !errors.Is(err, stem.ErrNotFound) {
+		t.Errorf("revoke nobody: %v", err)
+	}
+	if l, _, err := c.PendingRevocations(ctx, broker.Page{}); err != nil || len(l) != 1 || l[0].ID != id || !l[0].Terminate || l[0].Reason != "wrong" {
+		t.Errorf("pending: %+v, %v", l, err)
+	}
+	l, next, err := c.Audit(ctx, store.AuditQuery{Limit: 2, Since: time.Now().Add(-time.Hour)})
+	if err != nil || len(l) != 2 || next == "" || l[0].What != "POST /v1/tasks/{id}/revoke" || l[1].What != "POST /v1/queues/{queue}/resume" {
+		t.Fatalf("audit: %+v, %q, %v", l, next, err)
+	}
+	if l, next, err = c.Audit(ctx, store.AuditQuery{Limit: 2, Cursor: next}); err != nil || len(l) != 1 || next != "" || l[0].What != "POST /v1/queues/{queue}/pause" {
+		t.Errorf("audit, second page: %+v, %q, %v", l, next, err)
+	}
+}
+
+func TestClientOperatesSchedules(t *testing.T) {
+	r := newRig(t, httpapi.Options{})
+	c, ctx := operator(t, r), t.Context()
+	v, err := c.PutSchedule(ctx, httpapi.ScheduleEntry{ID: "tick", Task: "a", Spec: []byte(`"every:1h"`)})
+	if err != nil || v.ID != "tick" || v.NextDue.IsZero() {
+		t.Fatalf("put: %+v, %v", v, err)
+	}
+	if _, err := c.PutSchedule(ctx, httpapi.ScheduleEntry{ID: "tick", Task: "a", Spec: []byte(`"sometimes"`)}); !errors.Is(err, stem.ErrInvalid) {
+		t.Errorf("put of a broken one: %v", err)
+	}
+	if _, err := c.PauseSchedule(ctx, "tick", httpapi.ScheduleChange{Version: v.Version + 7}); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("pause of another version: %v", err)
+	}
+	if _, err := c.PauseSchedule(ctx, "tick", httpapi.ScheduleChange{Note: "a look", Version: v.Version}); err != nil {
+		t.Error(err)
+	}
+	if v, err := c.Schedule(ctx, "tick"); err != nil || v.Status != "paused" || v.Note != "a look" {
+		t.Errorf("paused: %+v, %v", v, err)
+	}
+	for what, change := range map[string]error{
+		"resume":  errOf(c.ResumeSchedule(ctx, "tick", httpapi.ScheduleChange{})),
+		"disable": errOf(c.DisableSchedule(ctx, "tick", httpapi.ScheduleChange{})),
+		"enable":  errOf(c.EnableSchedule(ctx, "tick", httpapi.ScheduleChange{})),
+	} {
+		if change != nil {
+			t.Errorf("%s: %v", what, change)
+		}
+	}
+	id, err := c.RunSchedule(ctx, "tick")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err := c.Get(ctx, id); err != nil || s.Name != "a" {
+		t.Errorf("the task of a run: %+v, %v", s, err)
+	}
+	if h, err := c.ScheduleHistory(ctx, "tick", 5); err != nil || len(h.History) != 1 {
+		t.Errorf("history: %+v, %v", h, err)
+	}
+	if m, err := c.ScheduleNext(ctx, "tick", 3); err != nil || len(m.Moments) != 3 {
+		t.Errorf("next: %+v, %v", m, err)
+	}
+	plan, err := c.ApplySchedules(ctx, httpapi.ScheduleApply{Schedules: []httpapi.ScheduleEntry{{ID: "tock", Task: "a", Spec: []byte(`"@daily"`)}}})
+	if err != nil || plan.DryRun {
+		t.Errorf("apply: %+v, %v", plan, err)
+	}
+	if l, err := c.Schedules(ctx, broker.Page{Limit: 1}); err != nil || len(l.Schedules) != 1 || l.Cursor == "" {
+		t.Errorf("list: %+v, %v", l, err)
+	}
+	if err := c.DeleteSchedule(ctx, "tick", 999); !errors.Is(err, store.ErrConflict) {
+		t.Errorf("delete of another version: %v", err)
+	}
+	if err := c.DeleteSchedule(ctx, "tick", 0); err != nil {
+		t.Error(err)
+	}
+	if _, err := c.Schedule(ctx, "tick"); !errors.Is(err, stem.ErrNotFound) {
+		t.Errorf("deleted: %v", err)
+	}
+}
+
+func errOf[T any](_ T, err error) error { return err }
