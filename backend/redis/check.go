@@ -335,7 +335,7 @@ func (db *DB) deadQueues(ctx context.Context, tag string, ids []string) ([]strin
 		if err != nil {
 			return nil, unavailable(err)
 		}
-		v, err := parseValue(text)
+		v, err := parseValue(ids[i], text)
 		if err != nil {
 			continue
 		}

@@ -216,7 +216,7 @@ func readDeadLetter(m []rueidis.RedisMessage) (e deadEntry, err error) {
 	if err != nil {
 		return e, err
 	}
-	v, err := parseValue(text)
+	v, err := parseValue(e.id, text)
 	if err != nil {
 		e.DeadLetter = broker.DeadLetter{Envelope: &task.Envelope{ID: e.id}, Raw: []byte(text), DeadAt: moment(e.at)}
 		return e, nil

@@ -205,7 +205,7 @@ func (a *answer) delivery(m []rueidis.RedisMessage, epoch int64, sel *selection)
 		return err
 	}
 	d := broker.Delivery{Receipt: broker.Receipt{ID: id, Epoch: epoch}, Lease: sel.consumer.sub.Lease}
-	p, err := parseValue(v)
+	p, err := parseValue(id, v)
 	if err != nil {
 		p = &value{envelope: v[min(len(v), strings.IndexByte(v, '\n')+1):]}
 		d.Malformed = fmt.Errorf("%w value: %w", task.ErrInvalid, err)

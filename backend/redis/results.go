@@ -92,7 +92,7 @@ func readStatus(m *rueidis.RedisMessage, id string, now int64) (store.Found, err
 	if v != "" && v[0] == kindRecord {
 		return recordStatus(v)
 	}
-	p, err := parseValue(v)
+	p, err := parseValue(id, v)
 	if err != nil || p.hidden {
 		return store.Found{Err: store.ErrNotFound}, nil
 	}

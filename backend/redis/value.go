@@ -75,8 +75,8 @@ type outcome struct {
 	Result  json.RawMessage `json:"result"`
 }
 
-// parseValue takes a value apart.
-func parseValue(v string) (*value, error) {
+// parseValue takes a task's value apart.
+func parseValue(id, v string) (*value, error) {
 	p := &value{}
 	if len(v) < 2 {
 		return nil, errForeign
@@ -103,6 +103,7 @@ func parseValue(v string) (*value, error) {
 	p.priority, p.queue = int(n.int(words[2])), words[3]
 	p.lease, p.attempt, p.notBefore = n.int(words[4]), int(n.int(words[5])), n.int(words[6])
 	p.argsAt, p.argsLen = int(n.int(words[7])), int(n.int(words[8]))
+	p.fatten(id)
 	return p, n.err
 }
 
@@ -222,14 +223,18 @@ func newValue(e *task.Envelope, data []byte, now int64) []byte {
 	b = append(strconv.AppendInt(b, ceilMillis(e.VisibilityTimeout), 10), ' ')
 	b = append(strconv.AppendInt(b, int64(e.Attempt), 10), ' ')
 	b = append(strconv.AppendInt(b, millis(e.NotBefore), 10), ' ')
-	argsAt := len(`{"id":"","name":"","args":`) + len(e.ID) + len(e.Name)
+	lean, moved := leanOf(e, data)
+	argsAt := len(`{"id":"","name":"","args":`) + len(e.ID) + len(e.Name) - moved
 	argsLen := len(e.Args)
 	if argsLen == 0 {
 		argsLen = len("null")
 	}
 	b = append(strconv.AppendInt(b, int64(argsAt), 10), ' ')
 	b = append(strconv.AppendInt(b, int64(argsLen), 10), '\n')
-	return append(b, data...)
+	for _, part := range lean {
+		b = append(b, part...)
+	}
+	return b
 }
 
 // decode reads the envelope, of which an ended task may have a part of the args
