@@ -1,12 +1,15 @@
 package brokertest
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"time"
 
 	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -411,11 +414,16 @@ func (m *model) compare() {
 	if m.Results == nil {
 		return
 	}
-	for _, t := range m.tasks {
-		s, ok := m.status(t.id)
+	ids := slices.Sorted(maps.Keys(m.tasks))
+	found, err := m.Results.Get(m.ctx, ids...)
+	if err != nil || len(found) != len(ids) {
+		m.Fatalf("Get of %v: %d answers, error %v", ids, len(found), err)
+	}
+	for i, f := range found {
+		t, ok := m.tasks[ids[i]], f.Err == nil
 		terminal := t.place == dead || t.place == ended
-		if ok != (t.place != absent) || ok && s.State.Terminal() != terminal {
-			m.Errorf("status of %s: kept %v, %s; the model has place %d", t.id, ok, s.State, t.place)
+		if !ok && !errors.Is(f.Err, store.ErrNotFound) || ok != (t.place != absent) || ok && f.Status.State.Terminal() != terminal {
+			m.Errorf("status of %s: kept %v, %s (error %v); the model has place %d", t.id, ok, f.Status.State, f.Err, t.place)
 		}
 	}
 }

@@ -35,7 +35,7 @@ type env struct {
 
 func newEnv(t testing.TB, o Options) *env {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return &env{TB: t, Backend: o.Open(t), o: o, ctx: ctx}
 }

@@ -123,7 +123,7 @@ func testS7(e *env) {
 			e.Errorf("a %s status with Keep 0 is kept", s)
 		}
 		st := e.get("long-" + string(s))
-		if left := st.ExpiresAt.Sub(st.FinishedAt); (left - long).Abs() > second {
+		if left := st.ExpiresAt.Sub(st.FinishedAt); (left - long).Abs() > second+e.o.Slack {
 			e.Errorf("a %s status kept for %s says it goes %s after its end", s, long, left)
 		}
 		if st := e.get("ever-" + string(s)); !st.ExpiresAt.IsZero() {

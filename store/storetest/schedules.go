@@ -99,7 +99,7 @@ type planner struct {
 
 func newPlanner(t testing.TB, o ScheduleOptions) *planner {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	t.Cleanup(cancel)
 	p := &planner{TB: t, Scheduling: o.Open(t), o: o, ctx: ctx}
 	t.Cleanup(func() {
