@@ -23,7 +23,7 @@ type Options struct {
 	ID string // "": host-pid-xxxx
 
 	// Lease is how long this beat leads without saying so again, which it does
-	// three times as often: how soon another takes over. 0: 3 s; at least 1 s.
+	// twice as often: how soon another takes over. 0: 3 s; at least 1 s.
 	Lease time.Duration
 	// Grace bounds how long a stop waits for the store: 0: 5 s.
 	Grace time.Duration
@@ -142,6 +142,10 @@ func newID() string {
 	return fmt.Sprintf("%s-%d-%s", host, os.Getpid(), id[len(id)-4:])
 }
 
+// renewal is how old the lead may be until it is renewed. To do it more often would
+// be most of what an idle beat costs; when it fails there is time to try again.
+func (b *Beat) renewal() time.Duration { return b.opts.Lease / 2 }
+
 // ID is the beat's id.
 func (b *Beat) ID() string { return b.opts.ID }
 
@@ -193,7 +197,7 @@ func (b *Beat) step(ctx, work context.Context) (time.Duration, error) {
 		return 0, b.shootReady(work, n)
 	}
 	// Rather before a moment than at it.
-	if soon := len(b.aims) > 0 && since >= b.opts.Lease/3-2*lookAhead; soon || since >= b.opts.Lease/3 {
+	if soon := len(b.aims) > 0 && since >= b.renewal()-2*lookAhead; soon || since >= b.renewal() {
 		left, err := b.acquire(work)
 		if err != nil || b.lock.Token == 0 {
 			return min(left+time.Millisecond, standBy), err
@@ -229,7 +233,7 @@ func (b *Beat) step(ctx, work context.Context) (time.Duration, error) {
 // renewed.
 func (b *Beat) sleep(ctx context.Context) error {
 	began := time.Now()
-	atMost := min(b.opts.Lease/3-began.Sub(b.renewed), b.look.Sub(began))
+	atMost := min(b.renewal()-began.Sub(b.renewed), b.look.Sub(began))
 	if len(b.aims) > 0 {
 		atMost = min(b.aims[0].at.Sub(began), b.look.Sub(began))
 	}

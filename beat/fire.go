@@ -62,7 +62,7 @@ func (b *Beat) fire(work context.Context) (next time.Duration, more bool, err er
 			}
 			shots = shots[:0]
 		}
-		if time.Since(b.renewed) >= b.opts.Lease/3 {
+		if time.Since(b.renewed) >= b.renewal() {
 			return 0, true, nil // first the lead
 		}
 	}
