@@ -59,11 +59,13 @@ type workerArgs struct {
 	Concurrency int
 	Prefetch    int
 	Lease       time.Duration
+	Grace       time.Duration // of SIGTERM; 0: the worker's own
+	SoftGrace   time.Duration // its last part
 }
 
 func TestMain(m *testing.M) {
 	role := os.Getenv(roleEnv)
-	mains := map[string]func() error{"worker": workerMain, "api": apiMain, "puller": pullerMain, "beat": beatMain}
+	mains := map[string]func() error{"worker": workerMain, "api": apiMain, "puller": pullerMain, "beat": beatMain, "replayer": replayerMain}
 	if mains[role] == nil {
 		flag.Parse()
 		// The tests mostly wait; what they start is more than what they do.
@@ -141,10 +143,11 @@ func workerMain() error {
 	}
 	w := stem.NewWorker(client, stem.WorkerOptions{
 		ID: args.Name, Concurrency: args.Concurrency, Prefetch: args.Prefetch, Lease: args.Lease,
+		Grace: args.Grace, SoftGrace: args.SoftGrace,
 		Logger: log, Middleware: []stem.Middleware{rec.around},
 		MaxDeliveries: 3,
 	})
-	if err := w.Handle(work.With(doWork), flaky.With(failFirst), suicide.Do(killSelf), stubborn.With(rec.resist)); err != nil {
+	if err := w.Handle(work.With(doWork), flaky.With(failFirst), suicide.Do(killSelf), stubborn.With(rec.resist), patient.With(waitForCalm), lost.With(failUntilCalm)); err != nil {
 		return err
 	}
 	go func() {
