@@ -23,7 +23,7 @@ func TestBeats(t *testing.T) {
 	a, b := first.url("serving /metrics, /healthz and /readyz"), second.url("serving /metrics, /healthz and /readyz")
 	eventually := func(what string, holds func() bool) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); !holds(); time.Sleep(10 * time.Millisecond) {
+		for deadline := time.Now().Add(time.Minute); !holds(); time.Sleep(10 * time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("not in time: %s\n%s\n%s", what, first.log.String(), second.log.String())
 			}

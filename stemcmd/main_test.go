@@ -182,7 +182,7 @@ func repeat(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // draining FILE WORKER waits until a worker has said in its heartbeat that it
-// stops, for ten seconds at most.
+// stops, for a minute at most.
 func draining(ts *testscript.TestScript, _ bool, args []string) {
 	c, err := sqlite3.Open(ts.MkAbs(args[0]))
 	ts.Check(err)
@@ -191,7 +191,7 @@ func draining(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(err)
 	defer said.Close()
 	ts.Check(said.BindText(1, args[1]))
-	for deadline := time.Now().Add(10 * time.Second); !said.Step(); ts.Check(said.Reset()) {
+	for deadline := time.Now().Add(time.Minute); !said.Step(); ts.Check(said.Reset()) {
 		if ts.Check(said.Err()); time.Now().After(deadline) {
 			ts.Fatalf("%s does not stop in time", args[1])
 		}
@@ -200,10 +200,10 @@ func draining(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // eventually PATTERN PROGRAM ARGS... repeats a program until it ends with 0 and
-// its output fits the pattern, for ten seconds at most.
+// its output fits the pattern, for a minute at most.
 func eventually(ts *testscript.TestScript, _ bool, args []string) {
 	pattern := regexp.MustCompile(args[0])
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for {
 		err := ts.Exec(args[1], args[2:]...)
 		if err == nil && pattern.MatchString(ts.ReadFile("stdout")) {

@@ -68,7 +68,7 @@ func TestServe(t *testing.T) {
 
 	s.signal(syscall.SIGTERM)
 	s.log.find(t, "asked to stop")
-	eventually := time.Now().Add(10 * time.Second)
+	eventually := time.Now().Add(time.Minute)
 	for status := http.StatusOK; status != http.StatusServiceUnavailable; status, _, _ = s.ask("GET", admin+"/readyz", "") {
 		if time.Now().After(eventually) {
 			t.Fatal("the API is asked to stop, and says that it is ready")

@@ -72,7 +72,7 @@ func (l *lines) String() string {
 // find returns the first line, from now or before, that has that text.
 func (l *lines) find(t *testing.T, text string) string {
 	t.Helper()
-	late := time.After(20 * time.Second)
+	late := time.After(time.Minute)
 	for {
 		l.mu.Lock()
 		for _, line := range l.said {

@@ -233,7 +233,7 @@ func TestConsumerForgetsWhatOthersSettle(t *testing.T) {
 		if grown < 5<<20 {
 			break
 		}
-		if time.Since(began) > 15*time.Second {
+		if time.Since(began) > time.Minute {
 			t.Fatalf("the heap has grown by %d bytes", grown)
 		}
 	}

@@ -20,7 +20,7 @@ func waiting(ctx context.Context, t *testing.T, c broker.Consumer, n int) <-chan
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- c.Wait(ctx, time.Minute) }()
-	deadline := time.Now().Add(10 * time.Second)
+	deadline := time.Now().Add(time.Minute)
 	for !sqlite.Waits(c) {
 		if time.Now().After(deadline) {
 			t.Fatal("the consumer does not wait")

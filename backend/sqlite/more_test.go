@@ -151,6 +151,7 @@ func TestManyDueAtOnce(t *testing.T) {
 	if _, err := b.Publish(t.Context(), batch); err != nil {
 		t.Fatal(err)
 	}
+	waited := time.Now().Before(due) // else they were ready at once, on a slow machine
 	c := consumerOf(t, b, "q")
 	got := make(map[string]bool)
 	var done []broker.Settlement
@@ -158,7 +159,7 @@ func TestManyDueAtOnce(t *testing.T) {
 		x := exchange(t, c, done, 400)
 		done = settlements(x.Deliveries, time.Hour)
 		for _, d := range x.Deliveries {
-			if got[d.Receipt.ID] || time.Now().Before(due.Add(-2*time.Millisecond)) || d.NotBefore.IsZero() {
+			if got[d.Receipt.ID] || time.Now().Before(due.Add(-2*time.Millisecond)) || waited && d.NotBefore.IsZero() {
 				t.Fatalf("%s: twice %v, at %s, due %s", d.Receipt.ID, got[d.Receipt.ID], time.Now(), d.NotBefore)
 			}
 			got[d.Receipt.ID] = true
@@ -181,7 +182,7 @@ func TestIdleConsumersDoNotWrite(t *testing.T) {
 	if _, err := sqlite.LockFile(lock, true); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	for range 3 {
 		if _, err := c.Exchange(ctx, nil, nil, broker.Want{Count: 10}); err != nil {
@@ -214,7 +215,7 @@ func TestWithoutSockets(t *testing.T) {
 	})
 	select {
 	case <-changed:
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("nobody told of the change")
 	}
 }

@@ -21,8 +21,9 @@ import (
 )
 
 // recovery is how long workers and producers may take to go on by themselves once
-// their store is back.
-const recovery = 10 * time.Second
+// their store is back. The short form shares a machine with other tests, whose load
+// it must bear: only the full one holds the bound that is promised.
+func recovery() time.Duration { return time.Duration(scale(60, 10)) * time.Second }
 
 // crew is a stage with workers, and producers that enqueue until they are told to
 // stop.
@@ -132,15 +133,15 @@ func (c *crew) recovers(after string) {
 			burst.Go(func() { c.insist(task.NewID(), 100, n) })
 		}
 		burst.Wait()
-		if time.Since(began) > recovery+5*time.Second {
+		if time.Since(began) > recovery()+5*time.Second {
 			break
 		}
 		time.Sleep(100 * time.Millisecond)
 	}
 	took := time.Since(began)
 	c.t.Logf("after %s: all work again after %s", after, took.Round(time.Millisecond))
-	if took > recovery {
-		c.t.Errorf("after %s: all work again after %s only; want %s", after, took, recovery)
+	if took > recovery() {
+		c.t.Errorf("after %s: all work again after %s only; want %s", after, took, recovery())
 	}
 }
 
@@ -149,7 +150,7 @@ func (c *crew) recovers(after string) {
 func (c *crew) finish(forgiven func(id string, acked time.Time) bool) {
 	c.t.Helper()
 	c.silence()
-	c.await("all have ended", 60*time.Second, func() bool { return c.remaining() == 0 })
+	c.await("all have ended", 2*time.Minute, func() bool { return c.remaining() == 0 })
 	for _, w := range c.workers {
 		w.stop(c.t, syscall.SIGTERM)
 		if code := w.cmd.ProcessState.ExitCode(); code != 0 {

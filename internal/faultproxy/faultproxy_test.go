@@ -79,7 +79,7 @@ func start(t *testing.T) (*faultproxy.Proxy, chan string) {
 
 func TestPasses(t *testing.T) {
 	p, _ := start(t)
-	if got, err := dial(t, p).ask("hello", 5*time.Second); got != "HELLO" || err != nil {
+	if got, err := dial(t, p).ask("hello", time.Minute); got != "HELLO" || err != nil {
 		t.Error(got, err)
 	}
 }
@@ -88,17 +88,17 @@ func TestCut(t *testing.T) {
 	p, _ := start(t)
 	c := dial(t, p)
 	p.Set(faultproxy.Faults{Cut: true})
-	if _, err := c.ask("hello", 5*time.Second); err == nil {
+	if _, err := c.ask("hello", time.Minute); err == nil {
 		t.Error("a cut connection answers")
 	}
 	if again, err := net.Dial("tcp", p.Addr); err == nil { // or it is reset already
-		if _, err := (client{again, bufio.NewReader(again)}).ask("hello", 5*time.Second); err == nil {
+		if _, err := (client{again, bufio.NewReader(again)}).ask("hello", time.Minute); err == nil {
 			t.Error("a new connection answers")
 		}
 		again.Close()
 	}
 	p.Set(faultproxy.Faults{})
-	if got, err := dial(t, p).ask("hello", 5*time.Second); got != "HELLO" || err != nil {
+	if got, err := dial(t, p).ask("hello", time.Minute); got != "HELLO" || err != nil {
 		t.Error("afterwards", got, err)
 	}
 	if n := p.Accepted(); n < 2 {
@@ -110,7 +110,13 @@ func TestSilent(t *testing.T) {
 	p, arrived := start(t)
 	c := dial(t, p)
 	p.Set(faultproxy.Faults{Silent: true})
-	if _, err := c.ask("hello", 50*time.Millisecond); err == nil {
+	if _, err := fmt.Fprintln(c, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.in.ReadString('\n'); err == nil {
 		t.Error("a silent connection answers")
 	}
 	p.Set(faultproxy.Faults{})
@@ -124,7 +130,7 @@ func TestDelayAndRate(t *testing.T) {
 	c := dial(t, p)
 	p.Set(faultproxy.Faults{Delay: 40 * time.Millisecond})
 	began := time.Now()
-	if got, err := c.ask("hello", 5*time.Second); got != "HELLO" || err != nil {
+	if got, err := c.ask("hello", time.Minute); got != "HELLO" || err != nil {
 		t.Error(got, err)
 	}
 	if took := time.Since(began); took < 80*time.Millisecond {
@@ -132,7 +138,7 @@ func TestDelayAndRate(t *testing.T) {
 	}
 	p.Set(faultproxy.Faults{Rate: 10_000})
 	began = time.Now()
-	if got, err := c.ask(strings.Repeat("x", 2000), 5*time.Second); len(got) != 2000 || err != nil {
+	if got, err := c.ask(strings.Repeat("x", 2000), time.Minute); len(got) != 2000 || err != nil {
 		t.Error(len(got), err)
 	}
 	if took := time.Since(began); took < 150*time.Millisecond {
@@ -144,17 +150,17 @@ func TestLosesAReply(t *testing.T) {
 	p, arrived := start(t)
 	c := dial(t, p)
 	loss := p.LoseReply("second")
-	if got, err := c.ask("first", 5*time.Second); got != "FIRST" || err != nil {
+	if got, err := c.ask("first", time.Minute); got != "FIRST" || err != nil {
 		t.Error(got, err)
 	}
-	if got, err := c.ask("second", 5*time.Second); err == nil {
+	if got, err := c.ask("second", time.Minute); err == nil {
 		t.Errorf("it was answered: %q", got)
 	}
 	<-loss.Done()
 	if a, b := <-arrived, <-arrived; a != "first" || b != "second" {
 		t.Error(a, b)
 	}
-	if got, err := dial(t, p).ask("second", 5*time.Second); got != "SECOND" || err != nil {
+	if got, err := dial(t, p).ask("second", time.Minute); got != "SECOND" || err != nil {
 		t.Error("again", got, err)
 	}
 }
