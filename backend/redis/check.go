@@ -102,17 +102,21 @@ func (db *DB) checkPartition(ctx context.Context, partition int) (map[string]boo
 	return p.found, nil
 }
 
-// scan lists the partition's keys by kind: the word after the tag.
+// scan lists the partition's keys by kind: the word after the tag, or t.
 func (p *picture) scan(ctx context.Context) (map[string][]string, error) {
 	keys := make(map[string][]string)
 	for _, node := range p.db.client.Nodes() {
 		for cursor := uint64(0); ; {
-			page, err := doAt(ctx, node, node.B().Scan().Cursor(cursor).Match(escapeGlob(p.tag)+":*").Count(1000).Build()).AsScanEntry()
+			page, err := doAt(ctx, node, node.B().Scan().Cursor(cursor).Match(escapeGlob(p.tag)+"*").Count(1000).Build()).AsScanEntry()
 			if err != nil {
 				return nil, err
 			}
 			for _, key := range page.Elements {
-				kind, rest, _ := strings.Cut(key[len(p.tag)+1:], ":")
+				rest, other := strings.CutPrefix(key[len(p.tag):], ":")
+				kind := "t"
+				if other {
+					kind, rest, _ = strings.Cut(rest, ":")
+				}
 				keys[kind] = append(keys[kind], rest)
 			}
 			if cursor = page.Cursor; cursor == 0 {
@@ -136,7 +140,7 @@ func (p *picture) readTasks(ctx context.Context, keys map[string][]string) error
 	for page := range slices.Chunk(keys["t"], 1000) {
 		cmds := make(rueidis.Commands, len(page))
 		for i, id := range page {
-			cmds[i] = p.db.client.B().Getrange().Key(p.tag + ":t:" + id).Start(0).End(0).Build()
+			cmds[i] = p.db.client.B().Getrange().Key(taskKey(p.tag, id)).Start(0).End(0).Build()
 		}
 		for i, r := range p.db.multi(ctx, cmds...) {
 			kind, err := r.ToString()
@@ -325,7 +329,7 @@ func (db *DB) deadQueues(ctx context.Context, tag string, ids []string) ([]strin
 	queues := make([]string, len(ids))
 	cmds := make(rueidis.Commands, len(ids))
 	for i, id := range ids {
-		cmds[i] = db.client.B().Get().Key(tag + ":t:" + id).Build()
+		cmds[i] = db.client.B().Get().Key(taskKey(tag, id)).Build()
 	}
 	for i, r := range db.multi(ctx, cmds...) {
 		text, err := r.ToString()

@@ -60,7 +60,7 @@ func TestCheckFinds(t *testing.T) {
 		"an orphan":     {[][]string{{"LREM", "%T:q:q:5", "0", "ready"}}, "ready has not ended and is nowhere"},
 		"twice":         {[][]string{{"RPUSH", "%T:q:q:5", "ready"}}, "counter q:g says 0, and there are 1"},
 		"two places":    {[][]string{{"ZADD", "%T:lease", "99999999999999", "delayed"}}, "delayed is in two places"},
-		"a lost task":   {[][]string{{"DEL", "%T:t:running"}}, "there is no such task"},
+		"a lost task":   {[][]string{{"DEL", "%Trunning"}}, "there is no such task"},
 		"a lost lease":  {[][]string{{"ZREM", "%T:lease", "running"}}, "running has not ended and is nowhere"},
 		"no marks":      {[][]string{{"HDEL", "%T:filled", "q"}}, "marks do not tell"},
 		"due unseen":    {[][]string{{"ZREM", "%T:due", "q"}}, "delayed task that nobody looks for"},

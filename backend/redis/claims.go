@@ -79,7 +79,7 @@ func (db *DB) takeFar(ctx context.Context, far []farClaim, out []broker.Outcome)
 
 // known reports whether there is anything of a task.
 func (db *DB) known(ctx context.Context, id string) bool {
-	n, err := db.do(ctx, db.client.B().Exists().Key(db.tags[db.partition(id)]+":t:"+id).Build()).AsInt64()
+	n, err := db.do(ctx, db.client.B().Exists().Key(taskKey(db.tags[db.partition(id)], id)).Build()).AsInt64()
 	return err != nil || n > 0
 }
 

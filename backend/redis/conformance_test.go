@@ -90,7 +90,7 @@ func inject(t testing.TB, b brokertest.Backend, queue, id string, raw []byte) {
 	c := b.Handle.(redis.Config)
 	tag := "{" + c.Namespace + ":0}"
 	s := shared.Get(t)
-	s.Do("SET", tag+":t:"+id, "w@1700000000000 000001700000000000 5 "+queue+" 0 0 0 0 0\n"+string(raw))
+	s.Do("SET", tag+id, "w@1700000000000 000001700000000000 5 "+queue+" 0 0 0 0 0\n"+string(raw))
 	s.Do("RPUSH", tag+":q:"+queue+":5", id)
 	s.Do("HSET", tag+":filled", queue, "5")
 }

@@ -37,7 +37,7 @@ func (db *DB) dropFrom(ctx context.Context, n rueidis.Client) error {
 		return err
 	}
 	for cursor := uint64(0); ; {
-		found, err := doAt(ctx, n, n.B().Scan().Cursor(cursor).Match("{"+db.config.Namespace+":*}:*").Count(page).Build()).AsScanEntry()
+		found, err := doAt(ctx, n, n.B().Scan().Cursor(cursor).Match("{"+db.config.Namespace+":*}*").Count(page).Build()).AsScanEntry()
 		if err != nil {
 			return err
 		}

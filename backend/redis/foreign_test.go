@@ -24,7 +24,7 @@ func breakKey(t *testing.T, key string) (mend func()) {
 	if there {
 		s.Do("RENAME", key, key+":kept")
 	}
-	if strings.Contains(key, ":claim:") || strings.Contains(key, ":t:") {
+	if strings.Contains(key, ":claim:") || !strings.Contains(key, "}:") {
 		s.Do("RPUSH", key, "of another type")
 	} else {
 		s.Do("SET", key, "of another type")

@@ -179,7 +179,7 @@ func (b *redisBroker) Holds(ctx context.Context, ids ...string) ([]bool, error) 
 	holds := make([]bool, len(ids))
 	cmds := make(rueidis.Commands, len(ids))
 	for i, id := range ids {
-		cmds[i] = b.db.client.B().Getrange().Key(b.db.tags[b.db.partition(id)] + ":t:" + id).Start(0).End(0).Build()
+		cmds[i] = b.db.client.B().Getrange().Key(taskKey(b.db.tags[b.db.partition(id)], id)).Start(0).End(0).Build()
 	}
 	for i, r := range b.db.multi(ctx, cmds...) {
 		kind, err := r.ToString()

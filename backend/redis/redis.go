@@ -109,7 +109,7 @@ func Open(ctx context.Context, c Config) (*DB, error) {
 
 // schema is the version of the keys. A change that older programs cannot live
 // with raises it.
-const schema = "1"
+const schema = "2"
 
 // create makes the deployment's own record, or reads what it says.
 func (db *DB) create(ctx context.Context) error {

@@ -33,7 +33,7 @@ func TestWaitReplicas(t *testing.T) {
 		if err != nil || out[0].State != broker.Stored {
 			t.Fatalf("Publish: %+v, %v", out, err)
 		}
-		if n := replica.Do("EXISTS", "{stem:0}:t:"+p.Envelope.ID); n != int64(1) {
+		if n := replica.Do("EXISTS", "{stem:0}"+p.Envelope.ID); n != int64(1) {
 			t.Errorf("%s is not at the replica: %v", p.Envelope.ID, n)
 		}
 	}

@@ -43,6 +43,14 @@ const (
 
 var errForeign = errors.New("it is not a value that Stem wrote")
 
+// taskKey is the key of a task's value: see task_key in lua/common.lua.
+func taskKey(tag, id string) string {
+	if id != "" && id[0] == ':' {
+		return tag + ":t:" + id
+	}
+	return tag + id
+}
+
 // value is a task's value, taken apart.
 type value struct {
 	kind   byte

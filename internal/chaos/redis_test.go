@@ -334,11 +334,11 @@ func TestHostileEntries(t *testing.T) {
 	}
 	for i, value := range []string{"", "w", "junk", "w@x", "wA1700000000000 000001700000000000 5 default 0 0 0 0 0\nnull"} {
 		id := "hostile-" + string(rune('a'+i))
-		server.Do("SET", tag+":t:"+id, value)
+		server.Do("SET", tag+id, value)
 		server.Do("RPUSH", tag+":q:default:5", id)
 		server.Do("HSET", tag+":filled", "default", "5")
 	}
-	server.Do("LPUSH", tag+":t:list", "x")
+	server.Do("LPUSH", tag+"list", "x")
 	server.Do("RPUSH", tag+":q:default:5", "list")
 	c.recovers("hostile entries")
 	c.silence()

@@ -2,7 +2,12 @@
 -- one of them, which costs more than what a short script does: those only begin.
 --
 -- include begin
-local TASK, RUN, LEASE, DUE, FILLED = P .. ':t:', P .. ':run', P .. ':lease', P .. ':due', P .. ':filled'
+local RUN, LEASE, DUE, FILLED = P .. ':run', P .. ':lease', P .. ':due', P .. ':filled'
+
+-- task_key is the key of a task: its id after the tag, which takes less memory than
+-- any longer name would. All other keys have a colon there, so an id that begins
+-- with one has another key.
+local function task_key(id) return byte(id) == 58 and P .. ':t:' .. id or P .. id end
 
 -- attempt is call for a key of one queue or of one task. A key of another type,
 -- which is none of ours, stops nothing that has to do with others: it is noted,
@@ -232,7 +237,7 @@ local function head(v)
 end
 
 local function set_flag(id, v, bit)
-  if not flagged(v, bit) then call('SETRANGE', TASK .. id, 1, char(byte(v, 2) + bit)) end
+  if not flagged(v, bit) then call('SETRANGE', task_key(id), 1, char(byte(v, 2) + bit)) end
 end
 
 -- record_of makes the run record of a task that has none.
@@ -278,15 +283,15 @@ local function finish(id, v, kind, body, line, keep, hidden)
   local flag = (line and 1 or 0) + (hidden and 2 or 0)
   v = kind .. char(64 + flag) .. body .. (line and line .. '\n' or '') .. v
   if keep > 0 then
-    call('SET', TASK .. id, v, 'PX', keep)
+    call('SET', task_key(id), v, 'PX', keep)
   else
-    call('SET', TASK .. id, v)
+    call('SET', task_key(id), v)
   end
 end
 
 -- forget removes all that is kept of a task beside its run record.
 local function forget(id, v)
-  call('DEL', TASK .. id)
+  call('DEL', task_key(id))
   if flagged(v, ERRORS) then call('DEL', P .. ':e:' .. id) end
   end_claims(id, v)
 end
@@ -312,7 +317,7 @@ end
 
 -- cancel_revoked ends a revoked task whose holder no longer holds it.
 local function cancel_revoked(id, r)
-  local v = attempt('GET', TASK .. id)
+  local v = attempt('GET', task_key(id))
   local keep, reason = match(call('HGET', P .. ':rev', id) or '', '^%S+ (%S+) (.*)$')
   if not v then
     call('HDEL', RUN, id)
@@ -349,7 +354,7 @@ local function claimed(id, a, n)
     local key = P .. ':claim:' .. ARGV[i]
     local holder = sub(ARGV[i + 1], 1, 1) ~= 'r' and call('GET', key)
     if holder and holder ~= id then
-      if call('PTTL', key) ~= -1 or call('EXISTS', TASK .. holder) == 1 then return holder end
+      if call('PTTL', key) ~= -1 or call('EXISTS', task_key(holder)) == 1 then return holder end
     elseif holder and call('PTTL', key) ~= -1 then
       return holder
     end
@@ -392,12 +397,12 @@ local function publish(a)
   local id, line, value, extra = ARGV[a], ARGV[a + 1], ARGV[a + 2], ARGV[a + 3]
   local queue, prio, later = sub(line, 1, -3), sub(line, -1), false
   if extra == '' then
-    if not call('SET', TASK .. id, value, 'NX') then return 'e', nil, a + 4 end
+    if not call('SET', task_key(id), value, 'NX') then return 'e', nil, a + 4 end
   else
     local flag, due, n, once = match(extra, '^(%d+) (%d+) (%d+)( ?o?)$')
     local from = a + 4
     a = a + 2 * n
-    if call('EXISTS', TASK .. id) == 1 then
+    if call('EXISTS', task_key(id)) == 1 then
       if once ~= '' then mark_once(id) end
       return 'e', nil, a + 4
     end
@@ -417,7 +422,7 @@ local function publish(a)
       delay(queue, prio, id, due)
       if due < now + 1100 then call_keeper(queue) end
     end
-    call('SET', TASK .. id, 'w' .. char(64 + flag) .. sub(value, 3))
+    call('SET', task_key(id), 'w' .. char(64 + flag) .. sub(value, 3))
   end
   journal(sub(value, 17, 31), id)
   change(id)

@@ -15,7 +15,7 @@ end
 -- it died, or nothing, if it is not dead, or has died again since.
 local function exhume(id, ms)
   if call('ZSCORE', DEAD, id) ~= ms then return end
-  local v = attempt('GET', TASK .. id)
+  local v = attempt('GET', task_key(id))
   if not v or byte(v) ~= 120 then return end
   local line, rest = opened(v)
   local r = line and parse(line) or record_of(rest)

@@ -8,10 +8,10 @@ local out, a = {}, 1
 while a <= #ARGV do
   local id, queue, ms, epoch, enqueued, v, n = unpack(ARGV, a, a + 6)
   a = a + 7
-  if call('EXISTS', TASK .. id, P .. ':s:' .. id) > 0 then
+  if call('EXISTS', task_key(id), P .. ':s:' .. id) > 0 then
     out[#out + 1] = 'e'
   else
-    call('SET', TASK .. id, v)
+    call('SET', task_key(id), v)
     call('ZADD', P .. ':dead', ms, id)
     for i = a, a + n - 1 do call('RPUSH', P .. ':e:' .. id, ARGV[i]) end
     if tonumber(epoch) > tonumber(call('GET', P .. ':epoch') or 0) then call('SET', P .. ':epoch', epoch) end

@@ -10,7 +10,7 @@ local DEAD = P .. ':dead'
 local out, bytes = { now, '0' }, 0
 
 local function add(id, at)
-  local v = attempt('GET', TASK .. id)
+  local v = attempt('GET', task_key(id))
   if not v or byte(v) ~= 120 then return end
   bytes = bytes + #v
   local n = #out

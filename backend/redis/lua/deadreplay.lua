@@ -17,7 +17,7 @@ local function replay(id, r, v)
   r[BASE], r[STARTS], r[REPLAYS] = r[ATTEMPT], 0, r[REPLAYS] + 1
   r[FLAGS], r[SINCE], r[NOTBEFORE], r[STARTED], r[REPLAYED] = '.', now, 0, 0, now
   r[HOLDER], r[WORKER], r[PROGRESS] = '-', '-', ''
-  call('SET', TASK .. id, v)
+  call('SET', task_key(id), v)
   call('ZREM', DEAD, id)
   count(r[QUEUE] .. ':x', -1)
   if due > now then

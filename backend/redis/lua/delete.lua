@@ -7,7 +7,7 @@
 local out = {}
 for i = 1, #ARGV do
   local id = ARGV[i]
-  local v = attempt('GET', TASK .. id)
+  local v = attempt('GET', task_key(id))
   if v and #v < 2 then v = nil end
   local kind = v and sub(v, 1, 1)
   local hidden = v and kind ~= 'w' and floor(byte(v, 2) / 2) % 2 == 1
@@ -18,7 +18,7 @@ for i = 1, #ARGV do
   else
     out[i] = 'o'
     if kind == 'x' then
-      call('SETRANGE', TASK .. id, 1, char(byte(v, 2) + 2))
+      call('SETRANGE', task_key(id), 1, char(byte(v, 2) + 2))
     else
       local _, rest = opened(v)
       forget(id, rest)

@@ -8,12 +8,12 @@
 local out = { now }
 for i = 1, #ARGV do
   local id = ARGV[i]
-  local v = attempt('GET', TASK .. id)
+  local v = attempt('GET', task_key(id))
   if not v or #v < 2 or byte(v) ~= 119 and floor(byte(v, 2) / 2) % 2 == 1 then
     local record = attempt('GET', P .. ':s:' .. id)
     out[i + 1] = record and { record, '', call('PTTL', P .. ':s:' .. id), {} } or false
   else
-    out[i + 1] = { v, call('HGET', RUN, id) or '', call('PTTL', TASK .. id), attempt('LRANGE', P .. ':e:' .. id, 0, -1) or {} }
+    out[i + 1] = { v, call('HGET', RUN, id) or '', call('PTTL', task_key(id)), attempt('LRANGE', P .. ':e:' .. id, 0, -1) or {} }
   end
 end
 return out

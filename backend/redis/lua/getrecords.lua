@@ -7,6 +7,6 @@
 local out = { now }
 for i = 1, #ARGV do
   local id = ARGV[i]
-  out[i + 1] = attempt('GET', P .. ':s:' .. id) or call('EXISTS', TASK .. id) == 1 and 't' or ''
+  out[i + 1] = attempt('GET', P .. ':s:' .. id) or call('EXISTS', task_key(id)) == 1 and 't' or ''
 end
 return out

@@ -7,8 +7,8 @@
 --         how many tasks, then id and value of each
 -- returns the places of the tasks that exist, the first being 1, in words; before
 --         them stands c if a list of the journal is long: see crowd in plain.go
-local call, P, sub = redis.call, KEYS[1], string.sub
-local TASK, a, place = P .. ':t:', 1, 0
+local call, P, sub, byte = redis.call, KEYS[1], string.sub, string.byte
+local a, place = 1, 0
 local line_of, stored, rare, exist, crowded = {}, {}, false, '', ''
 while a < #ARGV do
   local line, list, last = ARGV[a], ARGV[a + 1], a + 2 + 2 * ARGV[a + 2]
@@ -16,7 +16,7 @@ while a < #ARGV do
   for i = a + 3, last, 2 do
     local id, value = ARGV[i], ARGV[i + 1]
     place = place + 1
-    if call('SET', TASK .. id, value, 'NX') then
+    if call('SET', P .. (byte(id) == 58 and ':t:' or '') .. id, value, 'NX') then -- see task_key in common.lua
       n = n + 1
       ids[n], entries[n] = id, sub(value, 27, 31) .. id -- see journal in common.lua
     else

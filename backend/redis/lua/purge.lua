@@ -9,7 +9,7 @@ local out, looked = { '0' }, 0
 
 local function remove(id, listed)
   looked = looked + 1
-  local v, line = attempt('GET', TASK .. id), call('HGET', RUN, id)
+  local v, line = attempt('GET', task_key(id)), call('HGET', RUN, id)
   local r = line and parse(line)
   if not v or byte(v) ~= 119 or listed and r and has(r, 'h') then
     if tonumber(call('HGET', P .. ':count', queue .. ':g') or 0) + (deltas[queue .. ':g'] or 0) > 0 then

@@ -22,7 +22,7 @@ end
 
 -- since is when a task became ready.
 local function since(id)
-  local v, line = attempt('GETRANGE', TASK .. id, 0, 400) or '', call('HGET', RUN, id)
+  local v, line = attempt('GETRANGE', task_key(id), 0, 400) or '', call('HGET', RUN, id)
   local r = line and parse(line)
   local at = r and tonumber(r[SINCE]) or 0
   if at == 0 then at = tonumber(match(v, '^w.(%d+) ') or now) end

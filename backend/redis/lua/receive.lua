@@ -131,7 +131,7 @@ local function take_some(queue, mark, n)
     return false
   end
   local keys, line = {}, { nil, queue, prio }
-  for i = 1, #ids do keys[i] = TASK .. ids[i] end
+  for i = 1, #ids do keys[i] = task_key(ids[i]) end
   local vals, lines = call('MGET', unpack(keys)), redis.pcall('HMGET', RUN, unpack(ids))
   if lines.err then
     for i = #ids, 1, -1 do back_to(queue, prio, ids[i], places[i]) end

@@ -33,7 +33,7 @@ end
 local answers = {}
 for a = 1, #ARGV, 4 do
   local id = ARGV[a]
-  local v, line = attempt('GET', TASK .. id), call('HGET', RUN, id)
+  local v, line = attempt('GET', task_key(id)), call('HGET', RUN, id)
   local r = line and parse(line)
   local answer
   if not v then

@@ -12,7 +12,7 @@ for a = 1, #ARGV, 6 do
   local id, read, json, till, outbox, enqueued = unpack(ARGV, a, a + 5)
   local key = P .. ':s:' .. id
   local old = call('GET', key)
-  if (old and match(old, '^r(%d+) ') or '') ~= read or not old and call('EXISTS', TASK .. id) == 1 then
+  if (old and match(old, '^r(%d+) ') or '') ~= read or not old and call('EXISTS', task_key(id)) == 1 then
     out[#out + 1] = 'c'
   else
     out[#out + 1] = 'o'

@@ -55,7 +55,7 @@ end
 -- settle applies an outcome to a task that is held. s has what the arguments
 -- said.
 local function settle(id, r, s)
-  local v = attempt('GET', TASK .. id)
+  local v = attempt('GET', task_key(id))
   unlease(id, r)
   current[id] = false
   if not v then -- the server lost it, or somebody deleted it
@@ -161,7 +161,7 @@ local function values(from, n, a)
     local extra = ARGV[a + 3]
     if find(extra, ' ', 1, true) then return vals end -- rare: read one by one
     if extra ~= '0' and byte(ARGV[a + 1]) >= 97 then
-      keys[#keys + 1] = TASK .. ARGV[from + i - 1]
+      keys[#keys + 1] = task_key(ARGV[from + i - 1])
       at[#at + 1] = i
     end
     a = a + 4
@@ -183,13 +183,13 @@ local function settle_plain(id, queue, kind, body, keep, v)
   ended[queue] = (ended[queue] or 0) + 1
   change(id)
   if byte(kind) < 97 then
-    call('SET', TASK .. id, body, 'XX', 'PX', keep) -- if the server has not lost it
+    call('SET', task_key(id), body, 'XX', 'PX', keep) -- if the server has not lost it
     return
   end
-  v = v or attempt('GET', TASK .. id)
+  v = v or attempt('GET', task_key(id))
   if not v then return end
   if keep == '0' then
-    if byte(v, 2) % 8 < 2 then call('DEL', TASK .. id) else forget(id, v) end -- neither errors nor claims
+    if byte(v, 2) % 8 < 2 then call('DEL', task_key(id)) else forget(id, v) end -- neither errors nor claims
   else
     finish(id, trim(v), kind, body, nil, tonumber(keep))
     if tonumber(keep) > 0 and flagged(v, ERRORS) then call('PEXPIRE', P .. ':e:' .. id, keep) end

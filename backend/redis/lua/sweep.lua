@@ -14,7 +14,7 @@ local function alive(ids, from, to)
   local keys = {}
   for i = from, to do
     local id = sub(ids[i], 6) -- before it stand five digits: see journal
-    keys[#keys + 1] = TASK .. id
+    keys[#keys + 1] = task_key(id)
     keys[#keys + 1] = P .. ':s:' .. id
   end
   if #keys == 0 then return 0 end
