@@ -38,5 +38,6 @@
 // and writes only if there is something to take. Who makes work ready wakes one
 // waiting consumer: in its own process it receives for it in the same step, so
 // that an idle task costs one commit (hand.go), in another it sends a datagram. See
-// wakeDir for that, and for systems without such sockets.
+// wakeDir for that, and for systems without such sockets. After a commit those
+// whom it served go first, and only then the writer tells other processes.
 package sqlite
