@@ -249,7 +249,15 @@ func (s *session) producer(ctx context.Context) (*stem.Client, error) {
 		return nil, usage("memory: lives in one process: the task would be gone when this command ends").
 			hinted("Name a store that stays, as in --broker sqlite:stem.db")
 	}
-	return s.clientOn(ctx, false, nil)
+	tracer, err := s.openTracer(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.clientOn(ctx, false, func(o *stem.ClientOptions) {
+		if o.Tracer == nil {
+			o.Tracer = tracer
+		}
+	})
 }
 
 // enqueueError adds how to repeat, where that is safe.

@@ -24,13 +24,17 @@ type telemetry struct {
 	flush  func()         // sends what is left, once
 }
 
-// flushTime is how long the last measurements may take to be sent.
-const flushTime = 5 * time.Second
+// How long the last measurements may take to be sent: those of a service, and
+// those of a command that somebody waits for.
+const (
+	flushTime    = 5 * time.Second
+	commandFlush = 2 * time.Second
+)
 
 // openTelemetry makes the exporters that the configuration names. Prometheus
 // needs a listener.
 func (s *session) openTelemetry(ctx context.Context, listens bool) (*telemetry, error) {
-	t := &telemetry{flush: func() {}}
+	t := &telemetry{}
 	var meters []measure.Meter
 	if listens && !s.conf.Config.NoMetrics {
 		t.prom = prom.New(prom.Options{Version: s.describeBuild().Version, Logger: s.log})
@@ -40,18 +44,10 @@ func (s *session) openTelemetry(ctx context.Context, listens bool) (*telemetry, 
 	if err != nil {
 		return nil, err
 	}
-	if o.MetricsURL != "" || o.TracesURL != "" || o.ConsoleMetrics || o.ConsoleTraces {
-		if t.otel, err = otel.Open(ctx, o); err != nil {
-			return nil, usage("%w", err)
-		}
-		t.flush = sync.OnceFunc(func() {
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushTime)
-			defer cancel()
-			if err := t.otel.Close(ctx); err != nil { // what the service did is done
-				s.log.Warn("the last measurements are lost", "error", err)
-			}
-		})
-		s.closers = append(s.closers, func() error { t.flush(); return nil })
+	if t.otel, t.flush, err = s.openExporter(ctx, o, flushTime); err != nil {
+		return nil, err
+	}
+	if t.otel != nil {
 		if m := t.otel.Meter(); m != nil {
 			meters = append(meters, m)
 		}
@@ -63,6 +59,43 @@ func (s *session) openTelemetry(ctx context.Context, listens bool) (*telemetry, 
 		t.meter = measure.Join(meters...)
 	}
 	return t, nil
+}
+
+// openExporter makes the exporter that the options name, which the session closes
+// at its end; nil where they name nowhere to send to. The function sends what is
+// left, once, for no longer than that.
+func (s *session) openExporter(ctx context.Context, o otel.Options, atMost time.Duration) (*otel.Exporter, func(), error) {
+	if o.MetricsURL == "" && o.TracesURL == "" && !o.ConsoleMetrics && !o.ConsoleTraces {
+		return nil, func() {}, nil
+	}
+	x, err := otel.Open(ctx, o)
+	if err != nil {
+		return nil, nil, usage("%w", err)
+	}
+	flush := sync.OnceFunc(func() {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), atMost)
+		defer cancel()
+		if err := x.Close(ctx); err != nil { // what was to be done is done
+			s.log.Warn("the last measurements are lost", "error", err)
+		}
+	})
+	s.closers = append(s.closers, func() error { flush(); return nil })
+	return x, flush, nil
+}
+
+// openTracer is the tracer of a command that ends soon; nil where traces go
+// nowhere. Such a command sends no metrics: nobody could add them up.
+func (s *session) openTracer(ctx context.Context) (measure.Tracer, error) {
+	o, err := s.otelOptions()
+	if err != nil {
+		return nil, err
+	}
+	o.MetricsURL, o.ConsoleMetrics = "", false
+	x, _, err := s.openExporter(ctx, o, commandFlush)
+	if err != nil || x == nil {
+		return nil, err
+	}
+	return x.Tracer(), nil
 }
 
 // watch adds the gauges of the whole store.

@@ -102,6 +102,8 @@ func TestATraceThroughTheProcesses(t *testing.T) {
 	api.must(http.StatusOK, "GET", url+"/v1/tasks/t1/wait", "")
 	api.must(http.StatusCreated, "POST", url+"/v1/tasks", `{"id":"t2","name":"shop.echo","in":"1h"}`)
 	worker.log.find(t, `"trace_id":"`+trace+`"`)
+	const typed = "11111111111111111111111111111111"
+	here(t, shop(), env("hand"), "enqueue", "shop.echo", "--args", "1", "--header", "traceparent=00-"+typed+"-00f067aa0ba902b7-01", "--wait").ends(0)
 	for _, path := range []string{"/healthz", "/readyz", "/metrics", "/debug/pprof/goroutine"} {
 		worker.must(http.StatusOK, "GET", admin+path, "")
 	}
@@ -115,9 +117,12 @@ func TestATraceThroughTheProcesses(t *testing.T) {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for span, service := range map[string]string{"stem.enqueue": "api", "stem.consume": "worker", "stem.execute": "worker"} {
-		if got := o.spans[trace+" "+span]; got != service {
-			t.Errorf("the span %s of the trace came from %q, want %q: %v", span, got, service, o.spans)
+	for span, service := range map[string]string{
+		trace + " stem.enqueue": "api", trace + " stem.consume": "worker", trace + " stem.execute": "worker",
+		typed + " stem.enqueue": "hand", typed + " stem.consume": "worker", typed + " stem.execute": "worker",
+	} {
+		if got := o.spans[span]; got != service {
+			t.Errorf("the span %s came from %q, want %q: %v", span, got, service, o.spans)
 		}
 	}
 	for _, metric := range []string{"stem.tasks.enqueued", "stem.tasks.succeeded", "stem.queue.delayed", "stem.worker.heartbeat_age"} {
