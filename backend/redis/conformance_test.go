@@ -112,7 +112,7 @@ func TestBrokerConformanceOnPartitions(t *testing.T) {
 		Open: func(t testing.TB) brokertest.Backend {
 			return backend(t, redis.Config{Namespace: namespace(), Partitions: 3})
 		},
-		Unordered: true,
+		Partition: func(id string) int { return redis.Partition(id, 3) },
 		Reopen: func(t testing.TB, b brokertest.Backend) brokertest.Backend {
 			return backend(t, b.Handle.(redis.Config))
 		},
@@ -122,10 +122,10 @@ func TestBrokerConformanceOnPartitions(t *testing.T) {
 var cluster redistest.SharedCluster // one for the tests of this package
 
 // TestBrokerConformanceOnCluster runs the whole suite in one partition of a
-// Cluster, and what needs no order in many.
+// Cluster, and in as many as there are without a word.
 func TestBrokerConformanceOnCluster(t *testing.T) {
 	t.Parallel()
-	for _, partitions := range []int{1, 0} {
+	for partitions, many := range map[int]int{1: 1, 0: 16} {
 		t.Run(fmt.Sprintf("partitions=%d", partitions), func(t *testing.T) {
 			brokertest.Run(t, brokertest.Options{
 				Open: func(t testing.TB) brokertest.Backend {
@@ -136,7 +136,7 @@ func TestBrokerConformanceOnCluster(t *testing.T) {
 				Reopen: func(t testing.TB, b brokertest.Backend) brokertest.Backend {
 					return backend(t, b.Handle.(redis.Config))
 				},
-				Unordered: partitions != 1,
+				Partition: func(id string) int { return redis.Partition(id, many) },
 			})
 		})
 	}

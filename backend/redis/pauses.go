@@ -103,6 +103,7 @@ func (b *redisBroker) Revocations(ctx context.Context, p broker.Page) ([]broker.
 		return nil, "", err
 	}
 	var list []broker.PendingRevocation
+	last := "" // the cursor of the newest
 	for ; part < len(b.db.tags); part, after = part+1, "" {
 		ids, err := b.revoked(ctx, part)
 		if err != nil {
@@ -113,10 +114,11 @@ func (b *redisBroker) Revocations(ctx context.Context, p broker.Page) ([]broker.
 				continue
 			}
 			if len(list) == p.Size() {
-				return list, strconv.Itoa(part) + "." + list[len(list)-1].ID, nil
+				return list, last, nil
 			}
 			list = append(list, r)
 			after = r.ID
+			last = strconv.Itoa(part) + "." + r.ID
 		}
 	}
 	return list, "", nil

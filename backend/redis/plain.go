@@ -53,15 +53,27 @@ func (c crowd) note(partition int, second int64) { c[partition].Store(minuteOf(s
 
 func minuteOf(second int64) int64 { return second - second%60 }
 
-// plain reports whether the plain script can store the items.
+// plain reports whether the plain script can store the items. It takes them line by
+// line, so the first of an id that is there twice might not be the one that counts.
 func plain(batch []broker.Publication, items []int) bool {
+	first, mixed := batch[items[0]].Envelope, false
 	for _, i := range items {
 		e := batch[i].Envelope
 		if len(batch[i].Claims) > 0 || !e.NotBefore.IsZero() || e.VisibilityTimeout > 0 || e.Attempt > 0 {
 			return false
 		}
+		mixed = mixed || e.Queue != first.Queue || e.Priority != first.Priority || e.EnqueuedAt.Unix() != first.EnqueuedAt.Unix()
 	}
-	return true
+	return !mixed || !repeats(batch, items)
+}
+
+// repeats reports whether an id is there twice.
+func repeats(batch []broker.Publication, items []int) bool {
+	seen := make(map[string]struct{}, len(items))
+	for _, i := range items {
+		seen[batch[i].Envelope.ID] = struct{}{}
+	}
+	return len(seen) < len(items)
 }
 
 // appendPlain appends the call of the plain script that stores the items, and

@@ -32,8 +32,12 @@ func deadOnes(e *env, n int) (newestFirst []string) {
 	}
 	all = append(all, envelope("x", onQueue("deaf"), func(v *task.Envelope) { v.Name = "other.task" }), envelope("y", onQueue("other")))
 	e.publish(all...)
+	var ids []string
+	for _, v := range all {
+		ids = append(ids, v.ID)
+	}
 	c := e.open("dead", "deaf", "other")
-	for i, d := range c.all(len(all)) {
+	for i, d := range c.wantIDs("to die", ids...) {
 		if i == n/2 {
 			time.Sleep(2 * poll) // for a filter by moment, and an order by it
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -226,15 +227,43 @@ func (c *consumer) all(n int) []broker.Delivery {
 func (c *consumer) wantIDs(what string, want ...string) []broker.Delivery {
 	c.e.Helper()
 	ds := c.take(len(want) + 1)
-	if c.e.o.Unordered {
-		slices.SortFunc(ds, func(a, b broker.Delivery) int {
-			return slices.Index(want, a.Receipt.ID) - slices.Index(want, b.Receipt.ID)
-		})
-	}
-	if got := idsOf(ds); !slices.Equal(got, want) {
+	if got := idsOf(ds); !c.e.inOrder(got, want) {
 		c.e.Fatalf("%s: got %v, want %v", what, got, want)
 	}
+	slices.SortFunc(ds, func(a, b broker.Delivery) int {
+		return slices.Index(want, a.Receipt.ID) - slices.Index(want, b.Receipt.ID)
+	})
 	return ds
+}
+
+// lines splits ids by the partitions in which they lie: each has an order.
+func (e *env) lines(ids []string) map[int][]string {
+	lines := make(map[int][]string)
+	for _, id := range ids {
+		p := 0
+		if e.o.Partition != nil {
+			p = e.o.Partition(id)
+		}
+		lines[p] = append(lines[p], id)
+	}
+	return lines
+}
+
+// inOrder reports whether got is want, in its order, or in that of each partition.
+func (e *env) inOrder(got, want []string) bool {
+	return maps.EqualFunc(e.lines(got), e.lines(want), slices.Equal)
+}
+
+// begins reports whether got is the beginning of want, or has the beginning of
+// each partition's part of it.
+func (e *env) begins(got, want []string) bool {
+	lines := e.lines(want)
+	for p, line := range e.lines(got) {
+		if len(line) > len(lines[p]) || !slices.Equal(line, lines[p][:len(line)]) {
+			return false
+		}
+	}
+	return true
 }
 
 // none checks that nothing is ready.

@@ -97,16 +97,16 @@ func manyQueues(e *env) {
 
 // testB26: a purge takes what waits, a page at a time, and nothing else.
 func testB26(e *env) {
-	ids := []string{"leased", "dead", "w1", "w2", "w3"}
-	e.publishIDs(ids...)
-	waiting := ids[2:]
+	e.publishIDs("leased", "dead")
+	c := e.open()
+	ds := c.wantIDs("not to be purged", "leased", "dead")
+	waiting := []string{"w1", "w2", "w3"}
+	e.publishIDs(waiting...)
 	if e.has(broker.PowerDelays) {
 		e.publish(envelope("d1", notBefore(now().Add(long))), envelope("d2", notBefore(now().Add(long))))
 		waiting = append(waiting, "d1", "d2")
 	}
 	e.publish(envelope("other", onQueue("other")))
-	c := e.open()
-	ds := c.all(2)
 	e.settle(ds[1], task.Failed)
 	var got []string
 	for range 10 {

@@ -44,10 +44,11 @@ func testB1(e *env) {
 }
 
 func survives(e *env) {
-	e.publishIDs("leased", "dead", "done", "ready")
-	e.publish(envelope("delayed", notBefore(now().Add(long))))
+	e.publishIDs("leased", "dead", "done")
 	c := e.open()
-	ds := c.all(3)
+	ds := c.wantIDs("before it is closed", "leased", "dead", "done")
+	e.publishIDs("ready")
+	e.publish(envelope("delayed", notBefore(now().Add(long))))
 	e.settle(ds[1], task.Failed)
 	e.settle(ds[2], task.Succeeded)
 	if err := e.Broker.Close(); err != nil {

@@ -38,7 +38,7 @@ func testB6(e *env) {
 		}
 		got = append(got, idsOf(ds)...)
 	}
-	if !slices.Equal(got, ids) {
+	if !e.inOrder(got, ids) {
 		e.Errorf("in all: got %v, want %v", got, ids)
 	}
 }
@@ -52,7 +52,7 @@ func testB7(e *env) {
 	e.publishIDs(ids...)
 	one, two := e.open(), e.open()
 	got := append(idsOf(one.take(6)), idsOf(two.take(6))...)
-	if !slices.Equal(got, ids) {
+	if !e.inOrder(got, ids) {
 		e.Errorf("two consumers got %v, want each of %v once", got, ids)
 	}
 	one.none("all is leased")
@@ -132,7 +132,7 @@ func testB8(e *env) {
 			e.Fatalf("leases of %s ended after %s", e.o.Lease, took)
 		}
 		if len(ds) == 4 {
-			if got := idsOf(ds); !slices.Equal(got, []string{"a", "b", "c", "d"}) {
+			if got := idsOf(ds); !e.inOrder(got, []string{"a", "b", "c", "d"}) {
 				e.Errorf("after the leases of a, b, c ended: got %v", got)
 			}
 			break
@@ -211,8 +211,8 @@ func testB10(e *env) {
 	e.publishIDs(ids[5:]...)
 	c := e.open()
 	ds := c.all(4)
-	if got := idsOf(ds); !slices.Equal(got, ids[:4]) {
-		e.Fatalf("first published first: got %v, want %v", got, ids[:4])
+	if got := idsOf(ds); !e.begins(got, ids) {
+		e.Fatalf("first published first: got %v of %v", got, ids)
 	}
 	for _, i := range []int{2, 0, 3, 1} {
 		e.settle(ds[i], task.Queued)
@@ -245,14 +245,14 @@ func testB11(e *env) {
 		e.settle(d, task.Queued)
 	}
 	got := c.exchange(nil, nil, broker.Want{Count: 9, Queues: []string{"b", "a", "tenant-*"}}).Deliveries
-	if ids := idsOf(got); !slices.Equal(ids, want("b", "a", "tenant-1")) {
+	if ids := idsOf(got); !e.inOrder(ids, want("b", "a", "tenant-1")) {
 		e.Errorf("in an order of its own: got %v, want %v", ids, want("b", "a", "tenant-1"))
 	}
 	for _, d := range got {
 		e.settle(d, task.Queued)
 	}
-	if ids := idsOf(c.take(3)); !slices.Equal(ids, want("a", "tenant-1")[:3]) {
-		e.Errorf("three, as subscribed: got %v, want %v", ids, want("a", "tenant-1")[:3])
+	if ids := idsOf(c.take(3)); len(ids) != 3 || !e.begins(ids, want("a", "tenant-1", "b")) {
+		e.Errorf("three, as subscribed: got %v of %v", ids, want("a", "tenant-1", "b"))
 	}
 	e.publish(envelope("new", onQueue("tenant-2")))
 	if ids := idsOf(c.take(9)); !slices.Contains(ids, "new") {

@@ -296,9 +296,10 @@ func testB18(e *env) {
 
 // testB19: terminal outcomes end a task, and a failed one becomes a dead letter.
 func testB19(e *env) {
-	e.publishIDs("won", "lost", "off", "unkept", "brief")
+	ids := []string{"won", "lost", "off", "unkept", "brief"}
+	e.publishIDs(ids...)
 	c := e.open()
-	ds := c.all(5)
+	ds := c.wantIDs("to be ended", ids...)
 	for i, s := range []task.State{task.Succeeded, task.Failed, task.Cancelled} {
 		e.settle(ds[i], s)
 	}

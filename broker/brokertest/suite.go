@@ -16,8 +16,6 @@
 package brokertest
 
 import (
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -76,9 +74,10 @@ type Options struct {
 	// one.
 	Seed uint64
 
-	// Unordered is for a store of several partitions, each with an order of its
-	// own: the rules are left out whose tests build on one order of all tasks.
-	Unordered bool
+	// Partition is for a store of several partitions, each with an order of its
+	// own: it says in which of them the task of an id lies. What the rules say of
+	// order is tested of each partition then. Nil: there is one.
+	Partition func(id string) int
 
 	light bool // without bulk: the suite's own tests run it a hundred times
 }
@@ -99,17 +98,10 @@ func (o Options) rules() []conform.Rule {
 	o.Slack = conform.Slack(o.Slack, o.Virtual)
 	var bound []conform.Rule
 	for _, r := range tests {
-		number, _, _ := strings.Cut(r.name, "_")
-		if o.Unordered && slices.Contains(ordered, number) {
-			continue
-		}
 		bound = append(bound, conform.Rule{Name: r.name, Test: func(t testing.TB) { r.test(newEnv(t, o)) }})
 	}
 	return bound
 }
-
-// ordered are the rules whose tests build on the order of tasks.
-var ordered = []string{"B1", "B6", "B7", "B8", "B10", "B11", "B19", "B26", "B27", "P1", "P3", "Model"}
 
 var tests = []struct {
 	name string
