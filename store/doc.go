@@ -84,7 +84,9 @@
 //     have one now gets the next that is free, and it is his alone.
 //   - R2  Slots of one key are given in the order in which they are asked for,
 //     within a batch and over batches, in whichever process; none begins before
-//     it is asked for. At is by the store's clock, and Wait agrees with it.
+//     it is asked for. At is by the store's clock, and Wait agrees with it. Where
+//     that clock is set back by more than a second, the lines go back with it
+//     (StepBack): nobody waits for the clock to come where it was.
 //   - R3  Keys do not touch each other. A rate that changes counts from the next
 //     reservation on.
 //   - R4  Who asks Again has a line of its own, with the rate and without the

@@ -117,6 +117,24 @@ func (l *Lines) Take(r Rate, again bool, now int64) (at int64) {
 // Idle reports whether the state says no more than a new one would.
 func (l *Lines) Idle(now int64) bool { return l.First <= now && l.Again <= now }
 
+// maxBack is how much earlier than before a clock may be read without a meaning.
+const maxBack = time.Second
+
+// StepBack tells by how much a clock was set back that says now, and was at its
+// newest at seen before, and what is to be kept as seen. All lines go back by as
+// much: what waits for its slot waits as long as it did. Slots that were given
+// begin when they would have, beside the new ones. By less than a second nothing
+// moves. All are microseconds.
+func StepBack(seen, now int64) (by, newest int64) {
+	if by = seen - now; by > maxBack.Microseconds() {
+		return by, now
+	}
+	return 0, max(seen, now)
+}
+
+// Back moves the lines back.
+func (l *Lines) Back(by int64) { l.First, l.Again = l.First-by, l.Again-by }
+
 // NewSlot is the slot that begins at a moment of Take, answered at now.
 func NewSlot(at, now int64) Slot {
 	return Slot{At: time.UnixMicro(at).UTC(), Wait: time.Duration(at-now) * time.Microsecond}

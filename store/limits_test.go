@@ -58,6 +58,29 @@ func TestLinesAgainstASlowOracle(t *testing.T) {
 	})
 }
 
+// A clock that is set back takes the lines with it; what is less than a second is
+// no step, however often it comes.
+func TestStepBack(t *testing.T) {
+	const second = 1_000_000
+	for _, c := range []struct{ seen, now, by, newest int64 }{
+		{0, 50 * second, 0, 50 * second}, {50 * second, 51 * second, 0, 51 * second}, {51 * second, 50 * second, 0, 51 * second},
+		{51 * second, 50*second - 1, second + 1, 50*second - 1}, {5000 * second, second, 4999 * second, second},
+	} {
+		if by, newest := store.StepBack(c.seen, c.now); by != c.by || newest != c.newest {
+			t.Errorf("from %d to %d: by %d, newest %d; want %d and %d", c.seen, c.now, by, newest, c.by, c.newest)
+		}
+	}
+	var l store.Lines
+	rate := store.Rate{Count: 1, Per: time.Second}
+	for range 3 {
+		l.Take(rate, false, 5000*second)
+	}
+	l.Back(4000 * second)
+	if at := l.Take(rate, false, 1000*second); at != 1003*second {
+		t.Errorf("the fourth slot, after a step of 4000 s: at %d", at)
+	}
+}
+
 func TestParseRate(t *testing.T) {
 	for text, want := range map[string]store.Rate{
 		"10/s": {Count: 10, Per: time.Second}, "100/m": {Count: 100, Per: time.Minute},

@@ -15,6 +15,12 @@ func (t *tasks) Reserve(ctx context.Context, batch []store.Reservation) ([]store
 		return nil, fmt.Errorf("reserve in memory: %w", err)
 	}
 	defer t.db.leave()
+	by, newest := store.StepBack(t.db.limitClock, ceilMicros(now))
+	if t.db.limitClock = newest; by > 0 {
+		for _, l := range t.db.limits {
+			l.Back(by)
+		}
+	}
 	slots := make([]store.Slot, len(batch))
 	for i := range batch {
 		slots[i] = t.db.reserve(&batch[i], now)

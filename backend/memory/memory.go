@@ -57,10 +57,11 @@ type DB struct {
 	alarm *time.Timer
 	armed int64 // when the alarm rings; 0: not at all
 
-	queueLimit int // how many queues there may be before unused ones are dropped
-	claimLimit int // the same of claims
-	limitLimit int // the same of keys of rate limits
-	memoLimit  int // the same of memos
+	queueLimit int   // how many queues there may be before unused ones are dropped
+	claimLimit int   // the same of claims
+	limitLimit int   // the same of keys of rate limits
+	limitClock int64 // the newest moment at which a slot was given, in µs
+	memoLimit  int   // the same of memos
 }
 
 // New returns an empty DB. Close it to end the calls that wait on it.

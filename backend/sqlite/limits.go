@@ -26,9 +26,30 @@ func (b *fileBroker) Reserve(ctx context.Context, batch []store.Reservation) ([]
 	return slots, nil
 }
 
+// followClock moves the lines when the clock was set back.
+func (t *tx) followClock(now int64) error {
+	seen := int64(0)
+	if _, err := t.one("limit-clock", func(s *sqlite3.Stmt) { seen = s.ColumnInt64(0) }); err != nil {
+		return err
+	}
+	by, newest := store.StepBack(seen, now)
+	if by > 0 {
+		if err := t.exec("step-limits", by, by, by/1000); err != nil {
+			return err
+		}
+	}
+	if newest == seen {
+		return nil
+	}
+	return t.exec("set-limit-clock", newest)
+}
+
 // reserve takes a slot for each reservation. Each key is read and written once.
 func (t *tx) reserve(batch []store.Reservation, slots []store.Slot) error {
 	now := (time.Now().UnixNano() + 999) / 1000
+	if err := t.followClock(now); err != nil {
+		return err
+	}
 	lines := make(map[string]*store.Lines)
 	for i := range batch {
 		r := &batch[i]

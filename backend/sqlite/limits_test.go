@@ -11,6 +11,7 @@ import (
 
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/backend/sqlite"
+	"github.com/stemjobs/stem/store"
 )
 
 // The limit that two processes share, and the tasks under it.
@@ -130,5 +131,27 @@ func BenchmarkRateLimitStorm(b *testing.B) {
 			b.Fatal(err)
 		}
 		b.StartTimer()
+	}
+}
+
+// A clock that was ahead and is set back does not leave the limits in the future.
+func TestLimitsFollowTheClock(t *testing.T) {
+	path := newPath(t)
+	limiter := open(t, sqlite.Config{Path: path}).Broker().(store.Limiter)
+	reserve := func() store.Slot {
+		t.Helper()
+		slots, err := limiter.Reserve(t.Context(), []store.Reservation{{Key: "k", Rate: store.Rate{Count: 1, Per: time.Minute}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return slots[0]
+	}
+	reserve()
+	raw(t, path, "UPDATE stem_limit SET first = first + 3600000000; UPDATE stem_meta SET value = value + 3600000000 WHERE key = 'limit_clock'")
+	if s := reserve(); s.Wait > time.Minute {
+		t.Errorf("after a step of an hour the next slot is in %s", s.Wait)
+	}
+	if s := reserve(); s.Wait > 2*time.Minute {
+		t.Errorf("the slot after that is in %s", s.Wait)
 	}
 }

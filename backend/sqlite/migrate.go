@@ -15,7 +15,7 @@ const applicationID = 0x5374656d
 // changed once released; it only adds, so that programs that know the schema
 // named "oldest" in the meta table go on.
 func migrations() []string {
-	return []string{"sql/0001.sql", "sql/0002.sql", "sql/0003.sql", "sql/0004.sql", "sql/0005.sql", "sql/0006.sql"}
+	return []string{"sql/0001.sql", "sql/0002.sql", "sql/0003.sql", "sql/0004.sql", "sql/0005.sql", "sql/0006.sql", "sql/0007.sql"}
 }
 
 // migrate brings the file to this program's schema. The caller holds the file
