@@ -123,7 +123,10 @@ func (b *Beat) shoot(work context.Context, now time.Time, shots []shot) error {
 	if err := b.prepare(work, now, shots); err != nil {
 		return err
 	}
-	for len(shots) > 0 {
+	for first := true; len(shots) > 0; first = false {
+		if !first && time.Since(b.renewed) >= b.renewal() {
+			return nil // first the lead; the rest is due still
+		}
 		n := min(len(shots), fireLimit)
 		if err := b.claim(work, now, shots[:n]); err != nil {
 			return err
