@@ -26,7 +26,7 @@ func changing() []string {
 		"worker revoke", "worker pause", "worker resume", "worker shutdown", "worker scale", "worker log-level",
 		"dlq replay", "dlq purge", "dlq import",
 		"schedule apply", "schedule delete", "schedule enable", "schedule disable", "schedule pause", "schedule resume",
-		"schedule run", "doctor",
+		"schedule run", "schedule backfill", "doctor",
 	}
 }
 
