@@ -144,7 +144,7 @@ func (db *DB) create(ctx context.Context) error {
 		return fmt.Errorf("open Redis: namespace %s was created with %d partitions and is opened with %d: the number cannot change; leave it out, or use another namespace",
 			db.config.Namespace, n, db.config.Partitions)
 	case meta["schema"] != schema:
-		return fmt.Errorf("open Redis: namespace %s has schema %s and this program knows %s: use a newer program",
+		return fmt.Errorf("open Redis: namespace %s has schema %s and this program knows %s: use the program that wrote it, or another namespace",
 			db.config.Namespace, meta["schema"], schema)
 	}
 	db.tags, db.keys, db.crowd = make([]string, n), make([][]string, n), make(crowd, n)

@@ -36,7 +36,7 @@ end
 local answer = { settled, renewed, news, '0', 0, 0, 0, 0 }
 if consumer ~= '' then
   local order, whole, believed = ARGV[6], ARGV[7], ARGV[9]
-  local due, lapse = move_due(), take_back()
+  local due, lapse = move_due(max(want, 1)), take_back()
   write_ready()
   local more
   if want > 0 then

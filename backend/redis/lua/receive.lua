@@ -1,12 +1,13 @@
 -- Moving what is due, taking back what lapsed, leasing what is ready, for
 -- exchange.lua.
 
--- move_due makes ready what has come due, of whatever queue; it returns when
--- the next will be.
-local function move_due()
-  local first = call('ZRANGE', DUE, 0, 0, 'WITHSCORES')
+-- move_due makes ready what has come due, of whatever queue, but not much more
+-- than is wanted: the first of thousands should not wait until all are moved. It
+-- returns when the next will be due, or was.
+local function move_due(want)
+  local first, moved = call('ZRANGE', DUE, 0, 0, 'WITHSCORES'), 0
   for _ = 1, 16 do
-    if not first[1] or tonumber(first[2]) > now then break end
+    if not first[1] or tonumber(first[2]) > now or moved >= want then break end
     local queue = first[1]
     local key = P .. ':d:' .. queue
     local due = attempt('ZRANGEBYSCORE', key, '-inf', now, 'LIMIT', 0, 256)
@@ -17,6 +18,7 @@ local function move_due()
       call('ZADD', DUE, now + PARKED, queue) -- to look again
     else
       if #due > 0 then call('ZREM', key, unpack(due)) end
+      moved = moved + #due
       local coming = call('ZRANGE', key, 0, 0, 'WITHSCORES')
       if coming[1] then call('ZADD', DUE, coming[2], queue) else call('ZREM', DUE, queue) end
     end
