@@ -46,6 +46,11 @@ func (s *Server) keep(c *call, answer any, err error) {
 		if count = len(done.Created) + len(done.Changed) + len(done.Deleted); count == 0 {
 			return
 		}
+	case ScheduleBackfilled:
+		var changed bool
+		if count, changed = done.count(); !changed {
+			return
+		}
 	case Asked:
 		count = done.done()
 	case QueuePaused:

@@ -86,6 +86,8 @@ func TestEveryChangingRouteIsInTheAudit(t *testing.T) {
 		{"POST", "/v1/schedules/{id}/disable", "/v1/schedules/a/disable", `{}`},
 		{"POST", "/v1/schedules/{id}/enable", "/v1/schedules/a/enable", `{}`},
 		{"POST", "/v1/schedules/{id}/run", "/v1/schedules/a/run", `{}`},
+		{"PUT", "/v1/schedules/{id}", "/v1/schedules/past", `{"task":"a","spec":"every:5h","startAt":"2026-01-01T00:00:00Z"}`},
+		{"POST", "/v1/schedules/{id}/backfill", "/v1/schedules/past/backfill", `{"from":"2026-01-01T04:00:00Z","to":"2026-01-01T06:00:00Z","confirm":true}`},
 		{"DELETE", "/v1/schedules/{id}", "/v1/schedules/a", ""},
 		{"POST", "/v1/control/scale", "", `{"worker":"*","concurrency":2,"timeout":"60s"}`},
 		{"POST", "/v1/control/log-level", "", `{"worker":"*","level":"debug","timeout":"60s"}`},
@@ -121,6 +123,8 @@ func TestEveryChangingRouteIsInTheAudit(t *testing.T) {
 	r.must(200, "POST", "/v1/queues/mail/resume", `{}`, nil)
 	r.must(200, "POST", "/v1/schedules/apply", `{"schedules":[{"id":"b","task":"a","spec":"every:1h"}]}`, nil)
 	r.must(200, "POST", "/v1/deadletters/replay", `{"filter":{},"dryRun":true}`, nil)
+	r.must(200, "POST", "/v1/schedules/past/backfill", `{"from":"2026-01-01T04:00:00Z","to":"2026-01-01T06:00:00Z","confirm":true}`, nil)
+	r.must(200, "POST", "/v1/schedules/past/backfill", `{"from":"2026-01-01T04:00:00Z","to":"2026-01-02T04:00:00Z","dryRun":true}`, nil)
 	r.must(404, "POST", "/v1/schedules/nobody/pause", `{}`, nil)
 	r.must(409, "POST", "/v1/schedules/b/pause", `{"version":99}`, nil)
 	r.must(400, "POST", "/v1/control/scale", `{"worker":"*","concurrency":0}`, nil)

@@ -235,6 +235,13 @@ func (c *Client) RunSchedule(ctx context.Context, id string) (string, error) {
 	return r.Task, during(err, "run schedule %s", id)
 }
 
+// BackfillSchedule enqueues the tasks of moments that have passed, each once, or
+// with DryRun shows which; see beat.Book.Backfill. To repeat is safe.
+func (c *Client) BackfillSchedule(ctx context.Context, id string, b ScheduleBackfill) (ScheduleBackfilled, error) {
+	m, err := send[ScheduleBackfilled](ctx, c, http.MethodPost, schedulePath(id, "/backfill"), b)
+	return m, during(err, "backfill schedule %s", id)
+}
+
 // ScheduleHistory shows what became of a schedule's newest moments; limit 0: 100.
 func (c *Client) ScheduleHistory(ctx context.Context, id string, limit int) (ScheduleHistory, error) {
 	h, err := read[ScheduleHistory](ctx, c, schedulePath(id, "/history"), "limit", number(limit))

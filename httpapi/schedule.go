@@ -61,7 +61,7 @@ func scheduleRoutes() []route {
 			method: "POST", path: "/v1/schedules/{id}/run", role: Operate, summary: "Enqueue a schedule's task now",
 			params: []param{id}, body: reflect.TypeFor[ScheduleRun](), answer: reflect.TypeFor[ScheduleRan](),
 			problems: []string{notFound, queueFull, outcomeUnknown, unsupported, unavailable}, handle: (*Server).runSchedule,
-		}}
+		}, backfillRoute(id)}
 }
 
 // book is the schedules that the server has, or the problem that it has none.

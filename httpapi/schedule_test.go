@@ -33,6 +33,8 @@ func exchangeSchedules(r *rig) {
 	r.do("POST", "/v1/schedules/a/disable", `{}`)
 	r.do("POST", "/v1/schedules/a/enable", `{}`)
 	r.do("POST", "/v1/schedules/a/run", `{}`)
+	r.do("POST", "/v1/schedules/a/backfill", `{"from":"2026-01-01T00:00:00Z"}`)
+	r.do("POST", "/v1/schedules/a/backfill", `{"from":"2026-02-01T00:00:00Z","to":"2026-02-01T03:00:00Z","confirm":true}`)
 	r.do("GET", "/v1/schedules/a/history", "")
 	r.do("DELETE", "/v1/schedules/a", "")
 	r.do("DELETE", "/v1/schedules/a", "")

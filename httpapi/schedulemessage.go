@@ -106,3 +106,25 @@ type ScheduleMoment struct {
 	Fires    time.Time `json:"fires" doc:"Due, and its jitter."`
 	JitterMS float64   `json:"jitterMs"`
 }
+
+// ScheduleBackfill asks for the tasks of moments that have passed.
+type ScheduleBackfill struct {
+	From    time.Time `json:"from" doc:"The first moment (RFC 3339)."`
+	To      time.Time `json:"to,omitzero" doc:"The last moment (RFC 3339); now unless given."`
+	Confirm bool      `json:"confirm,omitempty" doc:"Required, unless dryRun is true."`
+	DryRun  bool      `json:"dryRun,omitempty" doc:"Say which moments, and enqueue nothing."`
+}
+
+// ScheduleBackfilled is what a backfill did, or would do.
+type ScheduleBackfilled struct {
+	Moments []BackfilledMoment `json:"moments" doc:"By moment."`
+	DryRun  bool               `json:"dryRun"`
+}
+
+// BackfilledMoment is one moment of a backfill.
+type BackfilledMoment struct {
+	Due   time.Time `json:"due" doc:"With the offset of its time zone."`
+	Task  string    `json:"task" doc:"The id of its task."`
+	State string    `json:"state" enum:"enqueued,known,failed,preview" doc:"known: its task was there already."`
+	Error string    `json:"error,omitempty" doc:"Why its task was not enqueued."`
+}

@@ -144,6 +144,10 @@ func TestClientOperatesSchedules(t *testing.T) {
 	if err != nil || v.ID != "tick" || v.NextDue.IsZero() {
 		t.Fatalf("put: %+v, %v", v, err)
 	}
+	past := httpapi.ScheduleEntry{ID: "past", Task: "a", Spec: []byte(`"every:5h"`), StartAt: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)}
+	if _, err := c.PutSchedule(ctx, past); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := c.PutSchedule(ctx, httpapi.ScheduleEntry{ID: "tick", Task: "a", Spec: []byte(`"sometimes"`)}); !errors.Is(err, stem.ErrInvalid) {
 		t.Errorf("put of a broken one: %v", err)
 	}
@@ -171,6 +175,16 @@ func TestClientOperatesSchedules(t *testing.T) {
 	}
 	if s, err := c.Get(ctx, id); err != nil || s.Name != "a" {
 		t.Errorf("the task of a run: %+v, %v", s, err)
+	}
+	for _, want := range []string{"enqueued", "known"} {
+		at := time.Date(2026, 1, 1, 5, 0, 0, 0, time.UTC)
+		m, err := c.BackfillSchedule(ctx, "past", httpapi.ScheduleBackfill{From: at, To: at, Confirm: true})
+		if err != nil || len(m.Moments) != 1 || m.Moments[0].State != want || !m.Moments[0].Due.Equal(at) {
+			t.Errorf("backfill: %+v, %v; want it %s", m, err, want)
+		}
+	}
+	if _, err := c.BackfillSchedule(ctx, "past", httpapi.ScheduleBackfill{Confirm: true}); !errors.Is(err, stem.ErrInvalid) {
+		t.Errorf("backfill from nowhere: %v", err)
 	}
 	if h, err := c.ScheduleHistory(ctx, "tick", 5); err != nil || len(h.History) != 1 {
 		t.Errorf("history: %+v, %v", h, err)
