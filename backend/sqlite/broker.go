@@ -136,11 +136,12 @@ func (b *fileBroker) Queues(ctx context.Context, names ...string) ([]broker.Queu
 		if err := c.countDue(list, ids, len(names) > 0, now); err != nil {
 			return err
 		}
+		few := min(max(2000/max(len(ids), 1), 2), 16) // each may be a page of the file
 		for i, id := range ids {
 			if list[i].Ready == 0 {
 				continue
 			}
-			oldest, err := c.oldest(id)
+			oldest, err := c.oldest(id, few)
 			if err != nil {
 				return err
 			}
@@ -206,19 +207,23 @@ func fill(list []broker.QueueInfo, names []string) []broker.QueueInfo {
 	return slices.CompactFunc(list, func(a, b broker.QueueInfo) bool { return a.Name == b.Name })
 }
 
-// oldest is since when the oldest ready task of a queue has been ready.
-func (c *conn) oldest(queue int64) (int64, error) {
+// oldest is since when the oldest ready task of a queue has been ready, of the first
+// few of each of its priorities.
+func (c *conn) oldest(queue int64, few int) (int64, error) {
 	oldest := int64(forever)
-	for rank := 0; rank <= task.MaxPriority; rank++ {
-		err := c.each("oldest", func(s *sqlite3.Stmt) bool {
+	for rank := 0; ; rank++ {
+		found, err := c.one("next-rank", func(s *sqlite3.Stmt) { rank = s.ColumnInt(0) }, queue, rank)
+		if err != nil || !found {
+			return oldest, err
+		}
+		err = c.each("oldest", func(s *sqlite3.Stmt) bool {
 			oldest = min(oldest, s.ColumnInt64(0))
 			return true
-		}, queue, rank)
+		}, queue, rank, few)
 		if err != nil {
 			return 0, err
 		}
 	}
-	return oldest, nil
 }
 
 // Purge implements broker.Broker.

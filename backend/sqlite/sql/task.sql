@@ -140,7 +140,10 @@ SELECT id, name, ready, delayed, leased, dead FROM stem_queue WHERE ready + dela
 SELECT id, name, ready, delayed, leased, dead FROM stem_queue WHERE name = ?;
 
 -- name: oldest
-SELECT at FROM stem_task INDEXED BY stem_task_ready WHERE place = 2 AND queue = ? AND rank = ? ORDER BY seq LIMIT 16;
+SELECT at FROM stem_task INDEXED BY stem_task_ready WHERE place = 2 AND queue = ? AND rank = ? ORDER BY seq LIMIT ?;
+
+-- name: next-rank
+SELECT rank FROM stem_task INDEXED BY stem_task_ready WHERE place = 2 AND queue = ? AND rank >= ? ORDER BY rank LIMIT 1;
 
 -- name: dead
 SELECT {row}, envelope
