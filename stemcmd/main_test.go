@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -106,6 +107,7 @@ func scripts() testscript.Params {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits":      exits,
+			"spanned":    spanned,
 			"signal":     sendSignal,
 			"listen":     listen,
 			"sql":        runSQL,
@@ -121,17 +123,38 @@ func scripts() testscript.Params {
 func exits(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])
 	ts.Check(err)
-	err = ts.Exec(args[1], args[2:]...)
-	got := 0
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
-		got = exit.ExitCode()
-	} else {
-		ts.Check(err)
-	}
-	if got != want {
+	if got := exitCode(ts, args[1], args[2:]); got != want {
 		ts.Fatalf("exit code %d, want %d", got, want)
 	}
+}
+
+// spanned CODE PROGRAM ARGS... is exits for a program that has to get somewhere
+// within the time that it is given: SPAN among its arguments is 200ms, and twice
+// as much each time that this was not enough on this machine.
+func spanned(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	for span := 200 * time.Millisecond; ; span *= 2 {
+		given := slices.Clone(args[2:])
+		given[slices.Index(given, "SPAN")] = span.String()
+		got := exitCode(ts, args[1], given)
+		if got == want {
+			return
+		}
+		if span > time.Minute {
+			ts.Fatalf("exit code %d, want %d", got, want)
+		}
+	}
+}
+
+func exitCode(ts *testscript.TestScript, program string, args []string) int {
+	err := ts.Exec(program, args...)
+	var exit *exec.ExitError
+	if errors.As(err, &exit) {
+		return exit.ExitCode()
+	}
+	ts.Check(err)
+	return 0
 }
 
 // signal NAME sends a signal to every process in the background.
