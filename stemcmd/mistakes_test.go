@@ -49,7 +49,7 @@ func TestEveryCommandIsTriedWithMistakes(t *testing.T) {
 		text.WriteByte('\n')
 	}
 	for _, path := range leaves() {
-		tried := regexp.MustCompile(`(?m)^exits [1-9] (stem|shop) ` + regexp.QuoteMeta(path) + `( |$)`)
+		tried := regexp.MustCompile(`(?m)^(exits|spanned) [1-9] (stem|shop) ` + regexp.QuoteMeta(path) + `( |$)`)
 		if !tried.MatchString(text.String()) {
 			t.Errorf("no script has a line \"exits CODE stem %s …\": add what goes wrong with it to mistakes.txtar", path)
 		}
