@@ -12,17 +12,20 @@ import (
 	"github.com/stemjobs/stem/internal/redistest"
 )
 
-// TestScriptsOnRedis runs scripts that others run on SQLite, and one of its
+// TestScriptsOnRedis runs scripts that others run on SQLite, and those of its
 // own, each on a logical database of one Redis server.
 func TestScriptsOnRedis(t *testing.T) {
 	server := redistest.Start(t, redistest.Options{})
 	const file = "sqlite:stem.db"
 	dir := t.TempDir()
-	own, err := os.ReadFile("testdata/redis/redis.txtar")
-	if err != nil {
-		t.Fatal(err)
+	scriptFiles := map[string]string{}
+	for _, name := range []string{"redis", "dev"} {
+		own, err := os.ReadFile(filepath.Join("testdata", "redis", name+".txtar"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		scriptFiles[name] = "env STEM_BROKER_URL=" + file + "\n" + string(own)
 	}
-	scriptFiles := map[string]string{"redis": "env STEM_BROKER_URL=" + file + "\n" + string(own)}
 	for _, name := range []string{"again", "dead", "dlq", "enqueue", "revoke", "schedule", "serve", "stream"} {
 		text, err := os.ReadFile(filepath.Join("testdata", "script", name+".txtar"))
 		if err != nil {

@@ -174,10 +174,11 @@ func bounded(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(ctx, callTimeout)
 }
 
-// ownDeadline is unavailable for a call that may have ended by a deadline of ours
-// and not of its caller's.
+// ownDeadline is unavailable for a call that may have ended by a deadline of ours,
+// which it has if its caller's context has none. The client keeps a caller's by a
+// clock of its own, and may be a moment ahead of the context.
 func ownDeadline(caller context.Context, err error) error {
-	if caller.Err() == nil && errors.Is(err, context.DeadlineExceeded) {
+	if _, theirs := caller.Deadline(); !theirs && errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("%w: no answer within %s", broker.ErrUnavailable, callTimeout)
 	}
 	return unavailable(err)

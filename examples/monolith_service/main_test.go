@@ -135,7 +135,14 @@ func TestAWrongStoreIsRefused(t *testing.T) {
 // TestGreetsAgainAndAgain: the greeting of every 30 seconds is scheduled, and the
 // service's beat leads.
 func TestGreetsAgainAndAgain(t *testing.T) {
-	store := "sqlite:" + filepath.Join(t.TempDir(), "stem.db")
+	for name, store := range map[string]string{
+		"sqlite": "sqlite:" + filepath.Join(t.TempDir(), "stem.db"), "redis": redistest.Start(t, redistest.Options{}).URL(0),
+	} {
+		t.Run(name, func(t *testing.T) { greetsAgain(t, store) })
+	}
+}
+
+func greetsAgain(t *testing.T, store string) {
 	start(t, "STEM_BROKER_URL="+store)
 	backend, err := connect.Open(t.Context(), connect.Options{Broker: store})
 	if err != nil {
@@ -146,7 +153,7 @@ func TestGreetsAgainAndAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		entry, err := book.Get(t.Context(), "greeting")
 		lead, leadErr := book.Leader(t.Context())
 		if err == nil && leadErr == nil && lead.Holder != "" && entry.When == "Every 30 seconds" && time.Until(entry.Record.NextDue) <= 30*time.Second {
