@@ -96,6 +96,14 @@ func TestRedisByItsURL(t *testing.T) {
 	if logged, err := opening(t, connect.Options{Broker: good}); err != nil || !strings.Contains(logged, "allkeys-lru") {
 		t.Errorf("a server that throws tasks away: %v, logged %q", err, logged)
 	}
+	s.Do("DEL", "{stem:0}:run")
+	s.Do("SET", "{stem:0}:run", "another program's")
+	var open *connect.OpenError
+	_, err := opening(t, connect.Options{Broker: good})
+	if !errors.As(err, &open) || open.Variable() != "STEM_BROKER_URL" || !strings.Contains(err.Error(), "the key {stem:0}:run is another program's") ||
+		!strings.Contains(err.Error(), "STEM_NAMESPACE") || strings.Contains(err.Error(), "hunter") {
+		t.Errorf("a key of another type: %v", err)
+	}
 }
 
 func TestRedisOverTLS(t *testing.T) {
