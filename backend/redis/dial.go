@@ -18,6 +18,14 @@ const (
 	answerTimeout = 7 * time.Second // more than replicaTimeout
 )
 
+// What a connection takes of memory. The client's own defaults are twice that for
+// each way, and a ring for four times as many commands that wait, of which few
+// ever do.
+const (
+	bufferSize = 256 << 10
+	ringScale  = 8
+)
+
 // dial connects as the configuration says, and checks that the server is one
 // that Stem can use.
 func dial(ctx context.Context, c Config) (rueidis.Client, error) {
@@ -57,6 +65,8 @@ func newClient(ctx context.Context, c Config) (rueidis.Client, error) {
 		DisableCache:      true,
 		ForceSingleClient: !c.Cluster && c.Sentinel == "",
 		ConnWriteTimeout:  answerTimeout,
+
+		ReadBufferEachConn: bufferSize, WriteBufferEachConn: bufferSize, RingScaleEachConn: ringScale,
 	}
 	o.Dialer.Timeout = dialTimeout
 	if by, ok := ctx.Deadline(); ok {
