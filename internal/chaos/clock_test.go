@@ -54,7 +54,7 @@ func TestClocksAreOff(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s.await("all have ended", 60*time.Second, func() bool { return s.remaining() == 0 })
+	s.await("all have ended", 2*time.Minute, func() bool { return s.remaining() == 0 })
 	by := map[string]int{}
 	for _, id := range s.ids {
 		status, err := s.client.Get(t.Context(), id)

@@ -116,7 +116,7 @@ func TestSentinelFailover(t *testing.T) {
 	time.Sleep(peace())
 	old := set.Master()
 	old.Kill()
-	c.await("another master", 30*time.Second, func() bool {
+	c.await("another master", 2*time.Minute, func() bool {
 		m := set.Master()
 		return m != nil && m != old && m.Info("role") == "master"
 	})
@@ -134,7 +134,7 @@ func TestClusterFailover(t *testing.T) {
 	moveSlot(t, cluster, "{stem:1}")
 	c.recovers("a slot moved")
 	cluster.Nodes[0].Kill()
-	c.await("another master", 30*time.Second, func() bool { return len(cluster.Masters()) == 3 })
+	c.await("another master", 2*time.Minute, func() bool { return len(cluster.Masters()) == 3 })
 	cluster.Nodes[0].Restart() // a master without a replica acknowledges nothing now
 	c.recovers("a Cluster's failover")
 	c.finish(nil)
@@ -193,7 +193,7 @@ func TestNetworkFaults(t *testing.T) {
 	c.insist(id, 1, 1)
 	select {
 	case <-loss.Done():
-	case <-time.After(10 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("no reply was lost: the test proves nothing")
 	}
 	c.finish(nil)
@@ -238,7 +238,7 @@ func refusals() map[string]refusal {
 				t.Fatal(err)
 			}
 			s.Do("BGSAVE")
-			for end := time.Now().Add(10 * time.Second); s.Info("rdb_last_bgsave_status") != "err"; time.Sleep(10 * time.Millisecond) {
+			for end := time.Now().Add(time.Minute); s.Info("rdb_last_bgsave_status") != "err"; time.Sleep(10 * time.Millisecond) {
 				if time.Now().After(end) {
 					t.Fatal("the server saved its data")
 				}
@@ -263,13 +263,13 @@ func TestRedisRefuses(t *testing.T) {
 		time.Sleep(peace())
 		r.begin(t, server)
 		began, used := time.Now(), c.cpu()
-		c.await("a log of "+r.says, 10*time.Second, func() bool { return c.logged(r.says) >= len(c.workers) })
+		c.await("a log of "+r.says, time.Minute, func() bool { return c.logged(r.says) >= len(c.workers) })
 		time.Sleep(time.Second)
 		length := time.Since(began)
 		if used = c.cpu() - used; used > length*time.Duration(len(c.workers))/3 {
 			t.Errorf("%s: the workers used %s of processor time in %s", name, used, length)
 		}
-		if n := c.logged(r.says); n > 12*len(c.workers) {
+		if n := c.logged(r.says); n > 12*len(c.workers)*(1+int(length/(5*time.Second))) {
 			t.Errorf("%s: %d lines of log in %s", name, n, length)
 		}
 		r.end(t, server)
@@ -368,7 +368,7 @@ func TestHostileEntries(t *testing.T) {
 	c.silence()
 	for _, id := range c.ids {
 		status, err := c.client.Get(t.Context(), id)
-		for end := time.Now().Add(20 * time.Second); err != nil || status.State != stem.Succeeded; status, err = c.client.Get(t.Context(), id) {
+		for end := time.Now().Add(time.Minute); err != nil || status.State != stem.Succeeded; status, err = c.client.Get(t.Context(), id) {
 			if time.Now().After(end) {
 				t.Fatalf("task %s: %+v, %v; the workers said: %s", id, status, err, c.lastError())
 			}
