@@ -3,6 +3,7 @@ package redis
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"net"
 	"strings"
@@ -101,8 +102,35 @@ func dialSocket(ctx context.Context, addr string, d *net.Dialer, c *tls.Config) 
 	if strings.HasPrefix(addr, "/") {
 		network = "unix"
 	}
-	if c != nil {
-		return (&tls.Dialer{NetDialer: d, Config: c}).DialContext(ctx, network, addr)
+	if d.Timeout > 0 { // for all of it
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, d.Timeout)
+		defer cancel()
 	}
-	return d.DialContext(ctx, network, addr)
+	conn, err := d.DialContext(ctx, network, addr)
+	if err != nil {
+		return nil, err
+	}
+	conn = watched(conn)
+	if c == nil {
+		return conn, nil
+	}
+	return encrypted(ctx, conn, addr, c)
+}
+
+// encrypted speaks TLS over a connection, as tls.Dialer does.
+func encrypted(ctx context.Context, conn net.Conn, addr string, c *tls.Config) (net.Conn, error) {
+	if c.ServerName == "" {
+		c = c.Clone()
+		host, _, err := net.SplitHostPort(addr)
+		if err != nil {
+			host = addr
+		}
+		c.ServerName = host
+	}
+	secure := tls.Client(conn, c)
+	if err := secure.HandshakeContext(ctx); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return secure, nil
 }

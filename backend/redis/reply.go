@@ -2,6 +2,7 @@ package redis
 
 import (
 	"context"
+	"errors"
 	"strings"
 
 	"github.com/redis/rueidis"
@@ -49,7 +50,11 @@ func doAt(ctx context.Context, node rueidis.Client, c rueidis.Completed) reply {
 	ctx, cancel := bounded(ctx)
 	defer cancel()
 	key := keyOf(c)
-	return replyOf(caller, key, node.Do(ctx, c))
+	r := node.Do(ctx, c)
+	if errors.Is(r.Error(), errGone) {
+		r = node.Do(ctx, c) // which dials again
+	}
+	return replyOf(caller, key, r)
 }
 
 // multi runs commands side by side, and returns a reply for each. All of them

@@ -154,6 +154,9 @@ func (db *DB) run(ctx context.Context, s *script, partition int, args []string) 
 // evaluate runs one script by its hash, and sends it where it is not known.
 func (db *DB) evaluate(ctx context.Context, c *call) (rueidis.RedisMessage, error) {
 	m, err := db.send(ctx, db.evalsha(c), c.script)
+	for n := 0; n <= laneCount && errors.Is(err, errGone); n++ {
+		m, err = db.send(ctx, db.evalsha(c), c.script) // over another connection, or a new one
+	}
 	if noScript(err) {
 		m, err = db.send(ctx, db.eval(c), c.script)
 	}
@@ -279,8 +282,8 @@ func (db *DB) runAll(ctx context.Context, calls []call) ([]rueidis.RedisMessage,
 	}
 	for k, r := range db.sideBySide(ctx, cmds...) {
 		i := of[k]
-		if msgs[i], errs[i] = r.ToMessage(); noScript(errs[i]) {
-			msgs[i], errs[i] = db.client.Do(ctx, db.eval(&calls[i])).ToMessage()
+		if msgs[i], errs[i] = r.ToMessage(); noScript(errs[i]) || errors.Is(errs[i], errGone) {
+			msgs[i], errs[i] = db.evaluate(ctx, &calls[i])
 		}
 		errs[i] = db.met(ctx, calls[i].partition, errs[i])
 	}
