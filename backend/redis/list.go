@@ -178,7 +178,7 @@ func (s *results) List(ctx context.Context, q store.Query) (store.List, error) {
 	if err != nil {
 		return store.List{}, err
 	}
-	l := lister{results: s, query: q}
+	l := lister{results: s, query: q, sieve: newSieve(q)}
 	l.open(after)
 	if err := l.run(ctx); err != nil {
 		return store.List{}, fmt.Errorf("list statuses: %w", err)
@@ -190,6 +190,7 @@ func (s *results) List(ctx context.Context, q store.Query) (store.List, error) {
 type lister struct {
 	*results
 	query    store.Query
+	sieve    sieve
 	journals []*journal
 	list     store.List
 }
@@ -235,31 +236,50 @@ func (l *lister) next(ctx context.Context, n int) (refs []ref, err error) {
 }
 
 func (l *lister) run(ctx context.Context) error {
-	size := l.query.Size()
+	n := max(2*l.query.Size(), 100)
 	for {
-		n := min(max(2*(size-len(l.list.Statuses)), 100), getPage, store.ScanLimit-l.list.Looked)
-		refs, err := l.next(ctx, n)
+		refs, err := l.next(ctx, min(n, getPage, store.ScanLimit-l.list.Looked))
 		if err != nil || len(refs) == 0 {
 			return err
 		}
-		ids := make([]string, len(refs))
-		for i, r := range refs {
-			ids[i] = r.id
-		}
-		found, err := l.Get(ctx, ids...)
+		fits, err := l.sift(ctx, refs)
 		if err != nil {
 			return err
 		}
-		for i := range found {
-			l.list.Looked++
-			l.look(&found[i], refs[i])
-			if len(l.list.Statuses) == size || l.list.Looked == store.ScanLimit {
-				l.list.Cursor = store.Cursor{At: time.UnixMilli(refs[i].at), ID: refs[i].id}.String()
-				l.list.Truncated = len(l.list.Statuses) < size
-				return l.last(ctx, i == len(found)-1)
+		if full, err := l.page(ctx, refs, fits); full || err != nil {
+			return err
+		}
+		n = getPage
+	}
+}
+
+// page looks at what comes next, and reports whether the listing is at its end.
+// Those whose index is in fits are read, no more at a time than may be wanted.
+func (l *lister) page(ctx context.Context, refs []ref, fits []int) (full bool, err error) {
+	size := l.query.Size()
+	var found []store.Found
+	for i, r := range refs {
+		l.list.Looked++
+		if len(fits) > 0 && fits[0] == i {
+			if len(found) == 0 {
+				ids := make([]string, min(len(fits), max(2*(size-len(l.list.Statuses)), 100)))
+				for k := range ids {
+					ids[k] = refs[fits[k]].id
+				}
+				if found, err = l.Get(ctx, ids...); err != nil {
+					return false, err
+				}
 			}
+			l.look(&found[0], r)
+			found, fits = found[1:], fits[1:]
+		}
+		if len(l.list.Statuses) == size || l.list.Looked == store.ScanLimit {
+			l.list.Cursor = store.Cursor{At: time.UnixMilli(r.at), ID: r.id}.String()
+			l.list.Truncated = len(l.list.Statuses) < size
+			return true, l.last(ctx, i == len(refs)-1)
 		}
 	}
+	return false, nil
 }
 
 func (l *lister) look(f *store.Found, r ref) {
