@@ -15,7 +15,7 @@ import (
 )
 
 // A listing with a filter may look at a hundred thousand tasks to show none. So the
-// values alone are read first, which is a tenth of the server's work, and what can
+// values alone are read first, which is a fraction of the work, and what can
 // be seen in one passes over the others unread. What a value does not say for
 // certain is left to the status, and store.Query.Match has the last word on each.
 
