@@ -106,7 +106,12 @@ func (b *bench) run(ctx context.Context) error {
 // build makes the program as it is released, whose size is a case of its own.
 func (b *bench) build(ctx context.Context, dir string) error {
 	b.stem = filepath.Join(dir, "stem")
-	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.stem, "github.com/stemjobs/stem/cmd/stem")
+	root, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/stemjobs/stem").Output()
+	if err != nil {
+		return fmt.Errorf("find the program's module: %w", err)
+	}
+	c := exec.CommandContext(ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", b.stem, "./cmd/stem")
+	c.Dir = strings.TrimSpace(string(root)) // whose libraries are not all this module's
 	c.Env = append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := c.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the program: %w\n%s", err, out)
