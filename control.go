@@ -16,8 +16,8 @@ import (
 )
 
 // The commands that a worker obeys; see Client.Ask. What is to last is no
-// command: a pause (PauseQueues) and a revocation (Revoke) are kept by the
-// broker, and workers that start later obey them too.
+// command: a pause (PauseQueues), a revocation (Revoke) and a changed rate limit
+// (ChangeRates) are kept by the store, and workers that start later obey them too.
 const (
 	CommandPing     = runner.KindPing     // replies at once
 	CommandInspect  = runner.KindInspect  // replies an Inspection
@@ -25,6 +25,7 @@ const (
 	CommandShutdown = runner.KindShutdown // ShutdownArgs; replies before it stops
 	CommandScale    = runner.KindScale    // ScaleArgs; replies Scaled. It lasts as long as the worker
 	CommandLogLevel = runner.KindLogLevel // LogLevelArgs; replies the one before
+	CommandRate     = runner.KindRate     // RateArgs, after ChangeRates or ResetRates; replies Rated
 )
 
 // Inspection is what a worker replies to CommandInspect.
@@ -44,6 +45,12 @@ type Scaled = runner.Scaled
 
 // LogLevelArgs are those of CommandLogLevel.
 type LogLevelArgs = runner.LogLevelArgs
+
+// RateArgs are those of CommandRate.
+type RateArgs = runner.RateArgs
+
+// Rated is what a worker replies to CommandRate.
+type Rated = runner.Rated
 
 // DefaultAskTime is how long Ask waits for replies unless told otherwise.
 const DefaultAskTime = 5 * time.Second

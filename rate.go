@@ -2,7 +2,6 @@ package stem
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/stemjobs/stem/broker"
@@ -62,23 +61,22 @@ func (d *definition) runnerLimit() *runner.Limit {
 	if d.limit == nil {
 		return nil
 	}
-	return &runner.Limit{Key: "task:" + d.name, Rate: d.limit.rate(), FailOpen: d.limit.FailOpen}
+	return &runner.Limit{Key: runner.LimitKey(d.name), Rate: d.limit.rate(), FailOpen: d.limit.FailOpen}
 }
 
-// limiter finds what keeps the rate limits of the worker's tasks; nil where none
-// has one.
+// limiter finds what keeps the rate limits of the worker's tasks; nil where the
+// store keeps none, which is an error if a task is declared with one.
 func (w *Worker) limiter() (store.Limiter, error) {
+	caps := broker.CapabilitiesOf(w.client.broker)
+	l, ok := broker.As[store.Limiter](w.client.broker)
+	if ok && caps.Has(broker.PowerRates) {
+		return l, nil
+	}
 	for _, name := range w.Names() {
-		if w.tasks[name].Limit == nil {
-			continue
-		}
-		caps := broker.CapabilitiesOf(w.client.broker)
-		l, ok := broker.As[store.Limiter](w.client.broker)
-		if !ok || !slices.Contains(caps.Powers, broker.PowerRates) {
+		if w.tasks[name].Limit != nil {
 			return nil, fmt.Errorf("task %s has a rate limit of %s, and the backend %s keeps none: %w",
 				name, w.tasks[name].Limit.Rate, caps.Backend, broker.ErrUnsupported)
 		}
-		return l, nil
 	}
 	return nil, nil
 }

@@ -40,6 +40,7 @@ func TestRate(t *testing.T) {
 		if _, err := free.Wait(r.Context()); err != nil || time.Since(began) > time.Second {
 			r.Errorf("a task without a limit waited %s, %v", time.Since(began), err)
 		}
+		synctest.Wait() // until what goes back is stored too
 		s, err := last.Status(r.Context())
 		if err != nil || s.State != stem.Queued || s.Meta[task.MetaRateLimited] == nil || s.NotBefore.Sub(began) < 4*time.Second {
 			r.Errorf("while it waits for its slot: %+v, %v", s, err)

@@ -298,7 +298,7 @@ func (w *Worker) config() (runner.Config, error) {
 		Broker: w.client.broker, Lookup: func(name string) *runner.Task { return w.tasks[name] },
 		ID: o.ID, Version: o.Version, Queues: queues, Concurrency: o.Concurrency, Prefetch: o.Prefetch, Lease: o.Lease,
 		MaxDeliveries: o.MaxDeliveries, UnknownGrace: o.UnknownGrace, Keep: o.Retention, MaxResult: o.MaxResult,
-		Limiter: limiter, Heartbeats: w.client.beats, HeartbeatInterval: o.HeartbeatInterval,
+		Limiter: limiter, Rates: w.rates, Heartbeats: w.client.beats, HeartbeatInterval: o.HeartbeatInterval,
 		Control: w.client.control, LogLevel: o.LogLevel,
 		OnDead: o.OnDead,
 		Grace:  o.Grace, SoftGrace: o.SoftGrace, Logger: w.logger, Meter: meter, Tracer: tracer,

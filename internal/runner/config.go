@@ -9,8 +9,8 @@
 // the fetcher sends with its next exchange, together with the renewals that
 // are due (lease.go). What was delivered before is first started by a call of
 // its own (start.go). drain.go is how all of this ends. control.go
-// obeys commands meanwhile. What is logged on the way is written beside it
-// (scribe.go).
+// obeys commands meanwhile, and rates.go knows the rate limits that people have
+// changed. What is logged on the way is written beside it (scribe.go).
 //
 // There is one lock, line.mu, and it is never held during a call to the broker
 // or to a handler. Who waits, waits on a channel or on line.work.
@@ -70,7 +70,7 @@ type Queue struct {
 // Config is everything a runner needs. Zero values get the defaults named.
 type Config struct {
 	Broker      broker.Broker           // joined with its result store
-	Lookup      func(name string) *Task // nil for a name that is unknown; called by one goroutine
+	Lookup      func(name string) *Task // nil for a name that is unknown; safe for concurrent use
 	ID          string
 	Version     string
 	Queues      []Queue
@@ -84,6 +84,7 @@ type Config struct {
 	MaxResult     int           // bytes; 0: task.DefaultMaxSize
 
 	Limiter store.Limiter // of tasks with a Limit; nil: there are none
+	Rates   Rates         // what of these limits people have changed; nil: nobody can
 
 	Heartbeats        store.Heartbeats // nil: none are stored
 	HeartbeatInterval time.Duration    // 0: 10 s

@@ -21,6 +21,7 @@ const (
 	KindShutdown = "shutdown"  // ShutdownArgs; replies before it stops
 	KindScale    = "scale"     // ScaleArgs; replies Scaled
 	KindLogLevel = "log-level" // LogLevelArgs; replies LogLevelArgs, as it was before
+	KindRate     = "rate"      // RateArgs: a rate limit was changed; replies Rated
 )
 
 // Inspection is what a worker holds at one moment.
@@ -125,6 +126,7 @@ func (r *Runner) listen(ctx context.Context) (heard bool, err error) {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
+	_ = r.readRates(ctx) // it may have been told while nobody listened
 	for {
 		c, err := l.Next(ctx)
 		if err != nil {
@@ -145,7 +147,7 @@ func (r *Runner) command(ctx context.Context, l store.Commands, c store.Command)
 	}
 	r.log.Log(ctx, level, "command received", "command", c.Kind, "command_id", c.ID, "args", string(c.Args))
 	reply := store.Reply{Command: c.ID}
-	answer, after, err := r.answer(c)
+	answer, after, err := r.answer(ctx, c)
 	if err == nil && answer != nil {
 		reply.Data, err = json.Marshal(answer)
 	}
@@ -163,7 +165,7 @@ func (r *Runner) command(ctx context.Context, l store.Commands, c store.Command)
 }
 
 // answer obeys one command; after is what is to be done once it is answered.
-func (r *Runner) answer(c store.Command) (answer any, after func(), err error) {
+func (r *Runner) answer(ctx context.Context, c store.Command) (answer any, after func(), err error) {
 	switch c.Kind {
 	case KindPing:
 		return nil, nil, nil
@@ -196,6 +198,13 @@ func (r *Runner) answer(c store.Command) (answer any, after func(), err error) {
 		}
 		before, err := r.setLogLevel(a.Level)
 		return LogLevelArgs{before}, nil, err
+	case KindRate:
+		var a RateArgs
+		if err := readArgs(c, &a); err != nil {
+			return nil, nil, err
+		}
+		rated, err := r.rated(ctx, a)
+		return rated, nil, err
 	default:
 		return nil, nil, fmt.Errorf("this worker does not know the command %q", c.Kind)
 	}

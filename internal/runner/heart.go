@@ -75,6 +75,9 @@ func (r *Runner) heart(ctx context.Context, end <-chan struct{}) {
 	failures := 0
 	send := func(stopped bool) {
 		failures = r.beat(ctx, failures, stopped)
+		if !stopped {
+			r.refreshRates(ctx)
+		}
 		r.measure()
 	}
 	stopping := r.stopping

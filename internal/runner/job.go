@@ -22,7 +22,8 @@ type Job struct {
 	task  *Task // nil: this worker does not know the name
 	marks *marks
 	iso   *isolate // that executes it
-	slot  bool     // it has one of its task's rate limit; set before it joins the line
+	limit *Limit   // that was in force when it came; nil: none
+	slot  bool     // it has one of it; set before it joins the line
 
 	ctx   context.Context      // of the handler; the isolate's own until it is handed over
 	trace measure.TraceContext // of its execute span; set before the handler runs

@@ -46,7 +46,7 @@ type limits struct {
 // to the lease. now is by the store's clock.
 func (j *Job) slotOf(now time.Time) (free bool) {
 	d := &j.Delivery
-	if j.task.Limit == nil {
+	if j.limit = j.r.rates.use(j.task); j.limit == nil {
 		return true
 	}
 	j.slot = d.Reserved && (d.NotBefore.IsZero() || now.Sub(d.NotBefore) <= slotGrace)
@@ -65,7 +65,7 @@ func (f *fetcher) limit(jobs []*Job) {
 		// One that had a slot, and came too late or lost its lease, does not
 		// wait behind everybody a second time.
 		batch[i] = store.Reservation{
-			Key: j.task.Limit.Key, Rate: j.task.Limit.Rate, Again: j.Delivery.Reserved || j.Delivery.Redelivered,
+			Key: j.limit.Key, Rate: j.limit.Rate, Again: j.Delivery.Reserved || j.Delivery.Redelivered,
 		}
 	}
 	slots, err := f.reserve(batch)
@@ -83,7 +83,7 @@ func (f *fetcher) limit(jobs []*Job) {
 		case failed == nil:
 			f.tellLine(j, s)
 			f.putOff(j, verdict{state: task.Queued, at: s.At, reserved: true}, now)
-		case j.task.Limit.FailOpen:
+		case j.limit.FailOpen:
 			passed = append(passed, j)
 		default:
 			wait := jittered(grown(time.Second, 2, 30*time.Second, max(f.limits.failures-1, 0)), 0.5)
@@ -153,5 +153,5 @@ func (f *fetcher) tellLine(j *Job, s store.Slot) {
 	}
 	f.limits.told[j.task] = now
 	f.r.log.Info("more tasks come than their rate limit lets start; a line of them waits",
-		"task", j.task.Name, "rate", j.task.Limit.Rate.String(), "wait", s.Wait.Round(time.Second).String())
+		"task", j.task.Name, "rate", j.limit.Rate.String(), "wait", s.Wait.Round(time.Second).String())
 }

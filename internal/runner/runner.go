@@ -30,6 +30,7 @@ type Runner struct {
 	line    line
 	starter starter
 	dead    undertaker
+	rates   rates
 	gang    sync.WaitGroup // isolates in service
 
 	started  atomic.Bool
@@ -190,6 +191,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	if consumer == nil {
 		return err
 	}
+	_ = r.readRates(base) // it is logged there, and tried again
 	w := newWaiter(consumer)
 	helpers.Go(func() { w.run(base) })
 	helpers.Go(func() { r.runStarter(base) })
