@@ -23,7 +23,7 @@ import (
 func changing() []string {
 	return []string{
 		"tasks cancel", "tasks retry", "queue pause", "queue resume", "queue purge",
-		"worker revoke", "worker pause", "worker resume", "worker shutdown", "worker scale", "worker log-level",
+		"worker revoke", "worker pause", "worker resume", "worker shutdown", "worker scale", "worker log-level", "worker rate-limit",
 		"dlq replay", "dlq purge", "dlq import",
 		"schedule apply", "schedule delete", "schedule enable", "schedule disable", "schedule pause", "schedule resume",
 		"schedule run", "schedule backfill", "doctor",

@@ -21,7 +21,7 @@ func (s *session) workerCommand() *cobra.Command {
 	c := group("worker", "Executes tasks; asks workers, and tells them what to do",
 		s.workerRunCommand(), s.workerStatusCommand(), s.workerPingCommand(), s.workerInspectCommand(), s.workerStatsCommand(),
 		s.workerRevokeCommand(), s.workerPauseCommand(), s.workerResumeCommand(), s.workerShutdownCommand(), s.workerScaleCommand(),
-		s.workerLogLevelCommand(), s.workerHealthcheckCommand(), s.workerDiagnoseCommand(), s.workerMultiCommand())
+		s.workerLogLevelCommand(), s.workerRateLimitCommand(), s.workerHealthcheckCommand(), s.workerDiagnoseCommand(), s.workerMultiCommand())
 	c.Aliases = []string{"workers"}
 	return c
 }
