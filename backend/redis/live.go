@@ -3,6 +3,7 @@ package redis
 import (
 	"errors"
 	"net"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -17,11 +18,15 @@ const idleTime = 10 * time.Millisecond
 
 // liveConn looks whether the server is still there before it sends after a rest:
 // nobody reads a connection meanwhile that has but one user at a time. It costs a
-// system call, and none of the network.
+// system call, and none of the network. Where somebody does read, several share the
+// connection: what others have sent may be under way, and would be taken for unsent
+// with what is sent now. Whoever reads hears of the end himself.
 type liveConn struct {
 	net.Conn
 	raw  syscall.RawConn
 	used time.Time // the last write
+
+	readers atomic.Int32 // one that met the end stays
 }
 
 // watched makes a liveConn of a socket; any other connection stays as it is.
@@ -37,9 +42,18 @@ func watched(c net.Conn) net.Conn {
 	return &liveConn{Conn: c, raw: raw, used: time.Now()}
 }
 
+func (c *liveConn) Read(b []byte) (int, error) {
+	c.readers.Add(1)
+	n, err := c.Conn.Read(b)
+	if err == nil {
+		c.readers.Add(-1)
+	}
+	return n, err
+}
+
 func (c *liveConn) Write(b []byte) (int, error) {
 	now := time.Now()
-	if now.Sub(c.used) > idleTime && hungUp(c.raw) {
+	if now.Sub(c.used) > idleTime && c.readers.Load() == 0 && hungUp(c.raw) {
 		return 0, errGone
 	}
 	c.used = now
