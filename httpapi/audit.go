@@ -57,6 +57,10 @@ func (s *Server) keep(c *call, answer any, err error) {
 		if !done.Changed {
 			return
 		}
+	case RateChanged:
+		if !done.Changed {
+			return
+		}
 	case Revoked:
 		if done.State == "too-late" {
 			return // it is as it was

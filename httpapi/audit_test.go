@@ -89,6 +89,8 @@ func TestEveryChangingRouteIsInTheAudit(t *testing.T) {
 		{"PUT", "/v1/schedules/{id}", "/v1/schedules/past", `{"task":"a","spec":"every:5h","startAt":"2026-01-01T00:00:00Z"}`},
 		{"POST", "/v1/schedules/{id}/backfill", "/v1/schedules/past/backfill", `{"from":"2026-01-01T04:00:00Z","to":"2026-01-01T06:00:00Z","confirm":true}`},
 		{"DELETE", "/v1/schedules/{id}", "/v1/schedules/a", ""},
+		{"PUT", "/v1/rates/{task}", "/v1/rates/a", `{"rate":"10/s","timeout":"60s"}`},
+		{"DELETE", "/v1/rates/{task}", "/v1/rates/a?timeout=60s", ""},
 		{"POST", "/v1/control/scale", "", `{"worker":"*","concurrency":2,"timeout":"60s"}`},
 		{"POST", "/v1/control/log-level", "", `{"worker":"*","level":"debug","timeout":"60s"}`},
 		{"POST", "/v1/control/shutdown", "", `{"worker":"*","mode":"warm","confirm":true,"timeout":"60s"}`},
@@ -126,6 +128,8 @@ func TestEveryChangingRouteIsInTheAudit(t *testing.T) {
 	r.must(200, "POST", "/v1/schedules/past/backfill", `{"from":"2026-01-01T04:00:00Z","to":"2026-01-01T06:00:00Z","confirm":true}`, nil)
 	r.must(200, "POST", "/v1/schedules/past/backfill", `{"from":"2026-01-01T04:00:00Z","to":"2026-01-02T04:00:00Z","dryRun":true}`, nil)
 	r.must(404, "POST", "/v1/schedules/nobody/pause", `{}`, nil)
+	r.must(200, "DELETE", "/v1/rates/a", "", nil)
+	r.must(400, "PUT", "/v1/rates/a", `{"rate":"fast"}`, nil)
 	r.must(409, "POST", "/v1/schedules/b/pause", `{"version":99}`, nil)
 	r.must(400, "POST", "/v1/control/scale", `{"worker":"*","concurrency":0}`, nil)
 	r.must(400, "POST", "/v1/control/shutdown", `{"worker":"*"}`, nil)

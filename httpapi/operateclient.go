@@ -155,6 +155,35 @@ func (c *Client) PausedQueues(ctx context.Context) ([]broker.Pause, error) {
 	return l.Pauses, during(err, "list paused queues")
 }
 
+// ratePath is the path of a task's changed rate limit.
+func ratePath(name string) string { return "/v1/rates/" + url.PathEscape(name) }
+
+// ChangeRate gives a task another rate limit than it is declared with, as
+// stem.Client.ChangeRates does, and tells workers, for whose replies the server
+// waits so long; 0: 5 s.
+func (c *Client) ChangeRate(ctx context.Context, r stem.RateChange, wait time.Duration) (RateChanged, error) {
+	a, err := send[RateChanged](ctx, c, http.MethodPut, ratePath(r.Task),
+		RateSet{Rate: r.Rate, Burst: r.Burst, Note: r.Note, Timeout: Duration(wait)})
+	return a, during(err, "change rate of %s", r.Task)
+}
+
+// ResetRate gives a task the rate limit again that it is declared with, and
+// tells workers, for whose replies the server waits so long; 0: 5 s.
+func (c *Client) ResetRate(ctx context.Context, name string, wait time.Duration) (RateChanged, error) {
+	path := ratePath(name)
+	if wait > 0 {
+		path += "?timeout=" + wait.String()
+	}
+	a, err := send[RateChanged](ctx, c, http.MethodDelete, path, nil)
+	return a, during(err, "reset rate of %s", name)
+}
+
+// RateChanges lists the rate limits that were changed, by task.
+func (c *Client) RateChanges(ctx context.Context) ([]stem.RateChange, error) {
+	l, err := read[RateList](ctx, c, "/v1/rates")
+	return l.Rates, during(err, "list changed rates")
+}
+
 // Audit lists who changed what, newest first, and the cursor of the next page;
 // "" after the last.
 func (c *Client) Audit(ctx context.Context, q store.AuditQuery) ([]store.Action, string, error) {

@@ -36,7 +36,7 @@ func TestEveryRouteWithEveryRole(t *testing.T) {
 	paths := 0
 	for _, rt := range httpapi.Table() {
 		paths++
-		path := strings.NewReplacer("{id}", "nobody", "{queue}", "none").Replace(rt.Path)
+		path := strings.NewReplacer("{id}", "nobody", "{queue}", "none", "{task}", "none").Replace(rt.Path)
 		if rt.Method == "GET" && strings.HasPrefix(path, "/v1/control/") {
 			path += "?timeout=1ms" // nobody is there to reply
 		}

@@ -45,7 +45,7 @@ func header(name, doc string) param { return param{name: name, in: "header", doc
 
 // routes is the table.
 func routes() []route {
-	return slices.Concat(taskRoutes(), operateRoutes(), workerRoutes(), scheduleRoutes(), auditRoutes(), pullRoutes(), []route{{
+	return slices.Concat(taskRoutes(), operateRoutes(), workerRoutes(), rateRoutes(), scheduleRoutes(), auditRoutes(), pullRoutes(), []route{{
 		method: "GET", path: "/openapi.json", summary: "This document",
 		answer: reflect.TypeFor[json.RawMessage](),
 		handle: func(s *Server, _ *call) (any, error) { return json.RawMessage(s.spec), nil },

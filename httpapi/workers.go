@@ -161,8 +161,24 @@ func (s *Server) lookAt(c *call, kind string) (any, error) {
 	return s.ask(c, worker, wait, kind, nil)
 }
 
-// ask sends a command to workers, and tells what they replied.
+// ask sends a command to workers, of which there is one at least, and tells what
+// they replied.
 func (s *Server) ask(c *call, worker string, wait time.Duration, kind string, args any) (any, error) {
+	answer, err := s.askAll(c, worker, wait, kind, args)
+	if err != nil {
+		return nil, err
+	}
+	if len(answer.Replies)+len(answer.Silent) == 0 {
+		return nil, problem(notFound, "no live worker fits %s", worker)
+	}
+	if args != nil {
+		s.opts.Logger.InfoContext(c.ctx(), "command to workers", "command", kind, "worker", worker,
+			"count", answer.done(), "token", c.tokenName(), "request_id", c.id)
+	}
+	return answer, nil
+}
+
+func (s *Server) askAll(c *call, worker string, wait time.Duration, kind string, args any) (Asked, error) {
 	ctx, cancel := context.WithCancel(c.ctx())
 	defer cancel()
 	defer context.AfterFunc(s.stop, cancel)()
@@ -170,23 +186,13 @@ func (s *Server) ask(c *call, worker string, wait time.Duration, kind string, ar
 		wait = max(wait, time.Millisecond)
 	}
 	asked, err := s.client.Ask(ctx, stem.AskOptions{To: worker, Wait: wait}, kind, args)
-	if err != nil {
-		return nil, err
-	}
-	if len(asked.Replies)+len(asked.Silent) == 0 {
-		return nil, problem(notFound, "no live worker fits %s", worker)
-	}
 	answer := Asked{Replies: make([]WorkerReply, len(asked.Replies)), Silent: list(asked.Silent)}
 	for i, r := range asked.Replies {
 		answer.Replies[i] = WorkerReply{
 			Worker: r.Worker, OK: r.Err == "", TookMS: float64(r.Took.Microseconds()) / 1000, Data: r.Data, Error: r.Err,
 		}
 	}
-	if args != nil {
-		s.opts.Logger.InfoContext(ctx, "command to workers", "command", kind, "worker", worker,
-			"count", answer.done(), "token", c.tokenName(), "request_id", c.id)
-	}
-	return answer, nil
+	return answer, err
 }
 
 // done is how many workers did what they were told.

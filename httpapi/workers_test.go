@@ -1,8 +1,10 @@
 package httpapi_test
 
 import (
+	"encoding/json"
 	"errors"
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -28,6 +30,9 @@ func exchangeWorkers(r *rig) {
 	r.do("POST", "/v1/queues/mail/resume", `{}`)
 	r.do("GET", "/v1/revocations", "")
 	r.do("GET", "/v1/audit", "")
+	r.do("PUT", "/v1/rates/echo", `{"rate":"10/s","burst":2,"note":"a look","timeout":"60s"}`)
+	r.do("GET", "/v1/rates", "")
+	r.do("DELETE", "/v1/rates/echo?timeout=60s", "")
 	r.do("POST", "/v1/control/scale", `{"worker":"*","concurrency":2,"timeout":"60s"}`)
 	r.do("POST", "/v1/control/scale", `{"worker":"nobody","concurrency":2,"timeout":"1ms"}`)
 	r.do("POST", "/v1/control/log-level", `{"worker":"*","level":"warn","timeout":"60s"}`)
@@ -134,6 +139,57 @@ func TestClientOperatesQueuesAndAudit(t *testing.T) {
 	}
 	if l, next, err = c.Audit(ctx, store.AuditQuery{Limit: 2, Cursor: next}); err != nil || len(l) != 1 || next != "" || l[0].What != "POST /v1/queues/{queue}/pause" {
 		t.Errorf("audit, second page: %+v, %q, %v", l, next, err)
+	}
+}
+
+// TestClientChangesRates: a rate that is changed over the API is told to workers,
+// listed, and removed.
+func TestClientChangesRates(t *testing.T) {
+	r := newRig(t, httpapi.Options{})
+	c, ctx := operator(t, r), t.Context()
+	const wait = 50 * time.Second
+	rated := func(a httpapi.RateChanged, err error) (got stem.Rated) {
+		t.Helper()
+		if err != nil || !a.Changed || a.Task != "echo" || len(a.Replies) != 1 || len(a.Silent) != 0 || !a.Replies[0].OK {
+			t.Fatalf("%+v, %v", a, err)
+		}
+		if err := json.Unmarshal(a.Replies[0].Data, &got); err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	if a, err := c.ChangeRate(ctx, stem.RateChange{Task: "echo", Rate: "5/m"}, time.Millisecond); err != nil || !a.Changed || len(a.Replies)+len(a.Silent) != 0 {
+		t.Errorf("nobody lives: %+v, %v", a, err)
+	}
+	r.work(echo())
+	eventually(t, "a worker listens", func() bool {
+		a, err := c.Ask(ctx, stem.AskOptions{Wait: time.Second}, stem.CommandPing, nil)
+		return err == nil && len(a.Replies) == 1
+	})
+	if got := rated(c.ChangeRate(ctx, stem.RateChange{Task: "echo", Rate: "10/s", Burst: 3, Note: "a look"}, wait)); got != (stem.Rated{Known: true, Before: "5/m", After: "10/s"}) {
+		t.Errorf("changed: %+v", got)
+	}
+	l, err := c.RateChanges(ctx)
+	if err != nil || len(l) != 1 || l[0].Task != "echo" || l[0].Rate != "10/s" || l[0].Burst != 3 || l[0].Note != "a look" || l[0].Since.IsZero() {
+		t.Errorf("listed: %+v, %v", l, err)
+	}
+	if got := rated(c.ResetRate(ctx, "echo", wait)); got != (stem.Rated{Known: true, Before: "10/s", After: stem.NoRate}) {
+		t.Errorf("reset: %+v", got)
+	}
+	if a, err := c.ResetRate(ctx, "echo", wait); err != nil || a.Changed {
+		t.Errorf("reset again: %+v, %v", a, err)
+	}
+	if _, err := c.ChangeRate(ctx, stem.RateChange{Task: "echo", Rate: "fast"}, wait); !errors.Is(err, stem.ErrInvalid) {
+		t.Errorf("no rate: %v", err)
+	}
+	for path, body := range map[string]string{
+		"/v1/rates/a%20b": `{"rate":"1/s"}`, "/v1/rates/a": `{"rate":"1/s","burst":-1}`, "/v1/rates/b": `{"rate":"none","burst":2}`,
+		"/v1/rates/c": `{"rate":"1/s","timeout":"61s"}`, "/v1/rates/d": `{}`, "/v1/rates/e": `{"rate":"1/s","note":"` + strings.Repeat("x", 1025) + `"}`,
+	} {
+		r.must(400, "PUT", path, body, nil)
+	}
+	if l, err := c.RateChanges(ctx); err != nil || len(l) != 0 {
+		t.Errorf("after refusals: %+v, %v", l, err)
 	}
 }
 
