@@ -140,4 +140,9 @@
 //     delays, renewals, settlements, purges, replays; what is given back waits
 //     in its place. Resume wakes who waits for the
 //     queue. Pauses last as long as the tasks do, and every process sees them.
+//   - P6  Overlapping: as many calls of Exchange as it says may be under way at
+//     once, none of which settles or renews what another does. No delivery is in
+//     two of their answers. Of a revocation the consumer learns with one of them,
+//     that which brings the delivery or a later one. When all have returned, what
+//     was ready and not taken wakes a wait as B13 says.
 package broker

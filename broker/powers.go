@@ -67,6 +67,16 @@ type RevocationTeller interface {
 	RevokedOf(ctx context.Context, rs ...Receipt) ([]Revoked, error)
 }
 
+// Overlapping is a Consumer that takes several calls of Exchange at once (rule
+// P6): a store that is far away works on one while the answer of another is read. A
+// type that wraps a Consumer has this power only if it passes it on.
+type Overlapping interface {
+	Consumer
+	// MaxExchanges is how many may be under way at once; 1 is no more than any
+	// consumer takes.
+	MaxExchanges() int
+}
+
 // Revocation asks that a task never starts, or stops.
 type Revocation struct {
 	ID        string

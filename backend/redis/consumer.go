@@ -13,8 +13,8 @@ import (
 	"github.com/stemjobs/stem/task"
 )
 
-// consumer receives for one worker. Exchange and Close belong to one goroutine;
-// the fields under mu are shared with Wait and with whoever calls.
+// consumer receives for one worker. Two calls of Exchange may be under way at once;
+// the fields under mu are theirs, of Wait, and of whoever calls.
 type consumer struct {
 	b   *redisBroker
 	db  *DB
@@ -27,21 +27,32 @@ type consumer struct {
 	lease  string
 	queues string
 
-	turn  int
-	first int // the partition to begin with
-
-	collectedAt time.Time // when it looked into the outboxes
-	prunedAt    time.Time // when it looked for what it holds no more
-
 	token  chan struct{} // capacity 1: there may be work or news
 	closed chan struct{}
 
 	mu     sync.Mutex
+	turn   int
+	first  int // the partition to begin with
+	flying overlap
 	parts  []presence
 	held   map[string]holding // by id
 	waited bool               // the last thing it did was a Wait that nobody ended
 	hungry bool               // its last exchange had room for more
 	ended  bool
+
+	collectedAt time.Time // when it looked into the outboxes
+	prunedAt    time.Time // when it looked for what it holds no more
+}
+
+// overlap is what a consumer knows of its exchanges that are under way. The server
+// may run two of them in either order, so what they say of waiting is believed only
+// of one that nothing overlapped: else it is taken to wait nowhere, and whoever is
+// registered although it does not know is called in vain, which does no harm.
+type overlap struct {
+	n      int              // under way
+	begun  int              // so far
+	latest int              // the one begun last, of those that are back
+	early  []broker.Revoked // of tasks that come with another one, which is not back
 }
 
 // holding is what a consumer remembers of a delivery until it is settled.
@@ -52,20 +63,6 @@ type holding struct {
 	until time.Time // when its lease ends, unless another process extends it
 	told  bool      // that it is to stop
 }
-
-// presence is what a consumer knows of itself in one partition.
-type presence struct {
-	waits  bool      // it is registered there as waiting
-	called bool      // it was called from there since
-	lookAt time.Time // until then it need not look
-	keeps  bool      // it is one of those who keep the time
-
-	failures   int       // in a row, while others answered
-	avoidUntil time.Time // it is not asked until then
-}
-
-// keeperLooks is how often those look who keep the time for all.
-const keeperLooks = time.Second
 
 // Open implements broker.Broker.
 func (b *redisBroker) Open(ctx context.Context, s broker.Subscription) (broker.Consumer, error) {
@@ -111,6 +108,9 @@ func (c *consumer) check(ctx context.Context) error {
 	}
 }
 
+// MaxExchanges implements broker.Overlapping.
+func (c *consumer) MaxExchanges() int { return 2 }
+
 // Exchange implements broker.Consumer. After a wait that nobody ended it asks
 // only the partitions in which no other consumer keeps the time.
 func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live []broker.Renewal, want broker.Want) (broker.Batch, error) {
@@ -128,15 +128,14 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 		x.order = strings.Join(want.Queues, ",")
 	}
 	c.takeCall()
-	c.turn++
+	defer c.begin(x)()
 	if len(done) == 0 && len(live) == 0 && want.Count > 0 && c.restful() {
 		return broker.Batch{Next: c.untilLook(), Ahead: c.db.aheadNow()}, nil
 	}
 	if err := c.db.watchClock(ctx); err != nil {
 		return broker.Batch{}, fmt.Errorf("exchange: %w", err)
 	}
-	if len(c.parts) > 1 && time.Since(c.collectedAt) > keeperLooks {
-		c.collectedAt = time.Now()
+	if c.collects() {
 		c.db.collect(ctx, outboxAge)
 	}
 	c.db.sweep(ctx)
@@ -146,9 +145,38 @@ func (c *consumer) Exchange(ctx context.Context, done []broker.Settlement, live 
 	}
 	c.extend(live, x.batch.Renewed)
 	c.tellAgain(ctx, x)
-	c.remember(done, x, want.Count > 0 && x.left > 0 && !x.batch.More)
+	c.remember(done, x)
 	x.batch.Ahead = c.db.aheadNow()
 	return x.batch, nil
+}
+
+// begin notes an exchange, and returns what notes its end.
+func (c *consumer) begin(x *exchange) (end func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.turn++
+	o := &c.flying
+	o.n++
+	o.begun++
+	x.number, x.alone = o.begun, o.n == 1
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if o.n--; o.n == 0 {
+			o.early = nil
+		}
+	}
+}
+
+// collects reports whether it is time to look into the outboxes.
+func (c *consumer) collects() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.parts) == 1 || time.Since(c.collectedAt) <= keeperLooks {
+		return false
+	}
+	c.collectedAt = time.Now()
+	return true
 }
 
 func (c *consumer) prepare(done []broker.Settlement, live []broker.Renewal) (items []settlement, renewals [][]string, settled, renewed []error) {
@@ -157,45 +185,15 @@ func (c *consumer) prepare(done []broker.Settlement, live []broker.Renewal) (ite
 	return c.db.prepareAll(done, live, c.held)
 }
 
-// restful reports whether a look can be left to others: it waits everywhere,
-// was not called, and its own time to look has not come.
-func (c *consumer) restful() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.waited {
-		return false
-	}
-	now := time.Now()
-	for i := range c.parts {
-		p := &c.parts[i]
-		if !p.waits || p.called || p.keeps || !now.Before(p.lookAt) {
-			return false
-		}
-	}
-	return true
-}
-
-func (c *consumer) untilLook() time.Duration {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	next := time.Minute
-	for i := range c.parts {
-		switch p := &c.parts[i]; {
-		case p.waits:
-			next = min(next, time.Until(p.lookAt))
-		case p.failures > 0:
-			next = min(next, time.Until(p.avoidUntil))
-		}
-	}
-	return max(next, time.Millisecond)
-}
-
 // remember notes what the consumer holds now.
-func (c *consumer) remember(done []broker.Settlement, x *exchange, hungry bool) {
+func (c *consumer) remember(done []broker.Settlement, x *exchange) {
 	b := &x.batch
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.waited, c.hungry = false, hungry
+	c.waited = false
+	if o := &c.flying; x.number > o.latest {
+		o.latest, c.hungry = x.number, x.want.Count > 0 && x.left > 0 && !b.More
+	}
 	c.forgetLocked(done)
 	now := time.Now()
 	c.pruneLocked(now)
@@ -203,16 +201,26 @@ func (c *consumer) remember(done []broker.Settlement, x *exchange, hungry bool) 
 		d := &b.Deliveries[i]
 		c.held[d.Receipt.ID] = holding{epoch: d.Receipt.Epoch, value: x.values[i], lease: d.Lease, until: now.Add(d.Lease)}
 	}
-	for i := range b.Revoked { // of what it holds still
-		r := &b.Revoked[i].Receipt
-		if h := c.held[r.ID]; h.epoch == r.Epoch {
+	b.Revoked = c.tellLocked(b.Revoked)
+}
+
+// tellLocked returns those revocations that are of what the consumer holds, and
+// keeps those that may be of what another exchange brings.
+func (c *consumer) tellLocked(news []broker.Revoked) (told []broker.Revoked) {
+	o := &c.flying
+	news, o.early = append(o.early, news...), nil
+	for _, v := range news {
+		h, held := c.held[v.Receipt.ID]
+		switch {
+		case held && h.epoch == v.Receipt.Epoch:
 			h.told = true
-			c.held[r.ID] = h
-		} else {
-			r.ID = ""
+			c.held[v.Receipt.ID] = h
+			told = append(told, v)
+		case o.n > 1:
+			o.early = append(o.early, v)
 		}
 	}
-	b.Revoked = slices.DeleteFunc(b.Revoked, func(r broker.Revoked) bool { return r.Receipt.ID == "" })
+	return told
 }
 
 // pruneLocked drops what another process has settled, or nobody has: it is told
@@ -277,140 +285,6 @@ func (c *consumer) forgetLocked(done []broker.Settlement) {
 			delete(c.held, r.ID)
 		}
 	}
-}
-
-// takeCall takes the token, which stands for what the next exchange sees.
-func (c *consumer) takeCall() bool {
-	select {
-	case <-c.token:
-		return true
-	default:
-		return false
-	}
-}
-
-// call wakes the consumer, for work of that partition.
-func (c *consumer) call(partition int) {
-	c.mu.Lock()
-	if partition < len(c.parts) {
-		c.parts[partition].waits = false
-		c.parts[partition].called = true
-	}
-	c.mu.Unlock()
-	signal(c.token)
-}
-
-// callAll has it look everywhere.
-func (c *consumer) callAll() {
-	c.mu.Lock()
-	for i := range c.parts {
-		c.parts[i].waits, c.parts[i].called = false, true
-	}
-	c.mu.Unlock()
-	signal(c.token)
-}
-
-func signal(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default: // it is told already
-	}
-}
-
-// Wait implements broker.Consumer. An exchange that left room has registered the
-// consumer; one that wants work and is not registered looks at once.
-func (c *consumer) Wait(ctx context.Context, atMost time.Duration) error {
-	if err := c.check(ctx); err != nil {
-		return err
-	}
-	if c.takeCall() {
-		signal(c.token) // its next exchange takes it
-		return nil
-	}
-	if atMost <= 0 {
-		return nil
-	}
-	if work, err := c.register(ctx); work || err != nil {
-		return err
-	}
-	timer := time.NewTimer(min(atMost, max(c.untilLook(), time.Millisecond)))
-	defer timer.Stop()
-	select {
-	case <-c.token:
-		signal(c.token)
-		return nil
-	case <-timer.C:
-		c.mu.Lock()
-		c.waited = true
-		c.mu.Unlock()
-		return nil
-	case <-ctx.Done():
-		c.giveUp()
-		return ctx.Err()
-	case <-c.closed:
-		return broker.ErrClosed
-	}
-}
-
-// giveUp is for a wait that was ended: nobody listens to calls any more.
-func (c *consumer) giveUp() {
-	c.mu.Lock()
-	waits := slices.ContainsFunc(c.parts, func(p presence) bool { return p.waits || p.called })
-	c.mu.Unlock()
-	if !waits {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
-	defer cancel()
-	if err := c.leave(ctx, false); err != nil {
-		c.db.log.Debug("end a wait", "worker", c.sub.Worker, "error", err)
-	}
-}
-
-// register makes sure that a consumer that wants work will be called for it. It
-// reports whether there is some already.
-func (c *consumer) register(ctx context.Context) (work bool, err error) {
-	c.mu.Lock()
-	var asks []ask
-	now := time.Now()
-	for i := range c.parts {
-		if c.hungry && !c.parts[i].waits && !c.parts[i].avoided(now) {
-			asks = append(asks, ask{partition: i, sel: &selection{consumer: c, queues: c.queues, count: -1}})
-		}
-	}
-	c.mu.Unlock()
-	if len(asks) == 0 {
-		return false, nil
-	}
-	answers, err := c.db.exchanges(ctx, asks, nil, nil, nil)
-	if err != nil {
-		if ctx.Err() != nil {
-			return false, ctx.Err()
-		}
-		c.db.log.Warn("look for work", "worker", c.sub.Worker, "error", err)
-		return false, nil
-	}
-	for i := range answers {
-		if answers[i].err != nil {
-			c.avoid(ctx, asks[i].partition, answers[i].err)
-			continue
-		}
-		c.note(asks[i].partition, &answers[i])
-		work = work || answers[i].more
-	}
-	return work, nil
-}
-
-// note keeps what a partition said of waiting there.
-func (c *consumer) note(partition int, a *answer) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	p := &c.parts[partition]
-	p.failures, p.avoidUntil = 0, time.Time{}
-	p.waits = a.patience >= 0
-	p.called = false
-	p.lookAt = time.Now().Add(max(a.patience, keeperLooks))
-	p.keeps = a.patience == 0
 }
 
 // Close implements broker.Consumer. A second call returns broker.ErrClosed.

@@ -28,6 +28,9 @@ type exchange struct {
 
 	stopping []broker.Receipt // renewed, and asked to stop
 
+	number int  // counted by its consumer
+	alone  bool // none other of its was under way when it began
+
 	answered int   // asks
 	failed   error // the first of those that were not
 }
@@ -164,7 +167,7 @@ func (x *exchange) send(ctx context.Context, asks []ask) (more []int) {
 		if asks[i].sel == nil {
 			continue
 		}
-		x.c.note(asks[i].partition, a)
+		x.c.note(asks[i].partition, a, x)
 		x.batch.Deliveries = append(x.batch.Deliveries, a.deliveries...)
 		x.values = append(x.values, a.values...)
 		x.batch.Revoked = append(x.batch.Revoked, a.revoked...)

@@ -208,8 +208,8 @@ func (db *DB) send(ctx context.Context, c rueidis.Completed, s *script) (rueidis
 }
 
 // laneCount is how many calls of a process may have a connection of their own at
-// once: one that stores, one that exchanges.
-const laneCount = 2
+// once: one that stores, two that exchange.
+const laneCount = 3
 
 // alone sends one command over a connection that no other call uses meanwhile.
 // What is sent over a connection that several use is written and read by two

@@ -40,6 +40,13 @@ type bend struct {
 	known   func(b *bent, batch []broker.DeadLetter, errs []error)
 	ctx     func(ctx context.Context) context.Context
 	end     func(b *bent) error
+
+	// overlaps has its consumers take two exchanges at once, each of which takes a
+	// moment; overlapped bends the answer of one that another was under way beside,
+	// and deaf has no wait woken after it.
+	overlaps   bool
+	overlapped func(c *bentConsumer, got *broker.Batch)
+	deaf       bool
 }
 
 // bent is a broker with a bend in it, and what bends remember.
@@ -292,6 +299,47 @@ type bentConsumer struct {
 	lease time.Duration
 
 	mine map[string]broker.Delivery // what it received
+
+	flying, begun int  // exchanges
+	met           bool // the last one and another
+}
+
+// overlappingConsumer takes two exchanges at once.
+type overlappingConsumer struct{ *bentConsumer }
+
+func (overlappingConsumer) MaxExchanges() int { return 2 }
+
+func (c overlappingConsumer) Exchange(ctx context.Context, done []broker.Settlement, live []broker.Renewal, want broker.Want) (broker.Batch, error) {
+	c.b.mu.Lock()
+	c.flying++
+	c.begun++
+	number := c.begun
+	beside := c.flying > 1
+	c.b.mu.Unlock()
+	got, err := c.bentConsumer.Exchange(ctx, done, live, want)
+	time.Sleep(time.Millisecond) // the others' chance to meet it
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	c.flying--
+	if c.met = beside || c.begun > number; c.met && err == nil && c.b.bend.overlapped != nil {
+		c.b.bend.overlapped(c.bentConsumer, &got)
+	}
+	return got, err
+}
+
+func (c overlappingConsumer) Wait(ctx context.Context, atMost time.Duration) error {
+	c.b.mu.Lock()
+	deaf := c.met && c.b.bend.deaf
+	c.b.mu.Unlock()
+	if !deaf {
+		return c.bentConsumer.Wait(ctx, atMost)
+	}
+	select {
+	case <-time.After(atMost):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (b *bent) Open(ctx context.Context, s broker.Subscription) (broker.Consumer, error) {
@@ -299,7 +347,11 @@ func (b *bent) Open(ctx context.Context, s broker.Subscription) (broker.Consumer
 	if err != nil {
 		return nil, err
 	}
-	return &bentConsumer{Consumer: c, b: b, lease: s.Lease, mine: make(map[string]broker.Delivery)}, nil
+	bc := &bentConsumer{Consumer: c, b: b, lease: s.Lease, mine: make(map[string]broker.Delivery)}
+	if b.bend.overlaps {
+		return overlappingConsumer{bc}, nil
+	}
+	return bc, nil
 }
 
 func (c *bentConsumer) Exchange(ctx context.Context, done []broker.Settlement, live []broker.Renewal, want broker.Want) (broker.Batch, error) {

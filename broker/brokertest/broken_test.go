@@ -33,7 +33,7 @@ func TestBroken(t *testing.T) {
 	var all []broken
 	for _, list := range [][]broken{
 		brokenPublishing(), brokenReceiving(), brokenOrder(), brokenWaiting(), brokenSettling(), brokenReturns(), brokenOutcomes(),
-		brokenLeases(), brokenOperating(), brokenReplays(), brokenDeadLetters(), brokenCalls(), brokenPowers(), brokenPauses(), brokenStores(),
+		brokenLeases(), brokenOperating(), brokenReplays(), brokenDeadLetters(), brokenCalls(), brokenPowers(), brokenPauses(), brokenOverlaps(), brokenStores(),
 	} {
 		all = append(all, list...)
 	}
@@ -75,6 +75,7 @@ func TestUnbent(t *testing.T) {
 	t.Run("malformed entries", func(t *testing.T) {
 		Run(t, Options{Open: openBent(showMalformed), InjectMalformed: injectMalformed, Virtual: true})
 	})
+	t.Run("exchanges that overlap", func(t *testing.T) { Run(t, Options{Open: openBent(bend{overlaps: true}), Virtual: true}) })
 	t.Run("two stores", func(t *testing.T) { Run(t, Options{Open: openJoined(bend{}), Virtual: true}) })
 }
 

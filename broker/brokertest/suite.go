@@ -144,5 +144,6 @@ var tests = []struct {
 	{"P3_owner", testP3},
 	{"P4_dead_letters_come_back", testP4},
 	{"P5_pauses", testP5},
+	{"P6_exchanges_overlap", testP6},
 	{"Model_random_operations", testModel},
 }

@@ -1,7 +1,7 @@
 // Package faultproxy is a TCP proxy for tests that misbehaves on demand, as
 // networks do: it cuts connections, delays and throttles what passes, lets a
-// connection go silent without closing it, and loses the reply to a request
-// that has arrived.
+// connection go silent without closing it, and loses or holds up the reply to a
+// request that has arrived.
 package faultproxy
 
 import (
@@ -90,22 +90,35 @@ func (p *Proxy) Accepted() int {
 	return p.accepted
 }
 
-// Loss is a reply that gets lost.
+// Loss is a reply that gets lost, or is held up.
 type Loss struct {
 	pattern []byte
 	done    chan struct{}
+	release chan struct{} // nil: the reply is lost
 }
 
-// Done is closed when the request has been executed and its reply lost.
+// Done is closed when the request has been executed and its reply lost or held up.
 func (l *Loss) Done() <-chan struct{} { return l.done }
+
+// Release lets a reply go on that was held up. Call it once.
+func (l *Loss) Release() { close(l.release) }
 
 // LoseReply waits for the next request that has this text in it, lets the
 // server answer it, and resets the connection in place of the answer.
 func (p *Proxy) LoseReply(pattern string) *Loss {
-	l := &Loss{pattern: []byte(pattern), done: make(chan struct{})}
+	return p.meet(&Loss{pattern: []byte(pattern), done: make(chan struct{})})
+}
+
+// HoldReply waits for the next request that has this text in it, lets the server
+// answer it, and holds the answer up until Release.
+func (p *Proxy) HoldReply(pattern string) *Loss {
+	return p.meet(&Loss{pattern: []byte(pattern), done: make(chan struct{}), release: make(chan struct{})})
+}
+
+func (p *Proxy) meet(l *Loss) *Loss {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	p.lose = l
-	p.mu.Unlock()
 	return l
 }
 
@@ -252,10 +265,22 @@ func (p *Proxy) deliver(ctx context.Context, l *link, to net.Conn, c chunk, requ
 	}
 	loss := l.loss
 	l.mu.Unlock()
-	if loss != nil && !request {
+	if loss == nil || request {
+		return p.write(ctx, to, c.data)
+	}
+	if loss.release == nil {
 		l.reset()
 		close(loss.done)
 		return errLost
+	}
+	l.mu.Lock()
+	l.loss = nil
+	l.mu.Unlock()
+	close(loss.done)
+	select {
+	case <-loss.release:
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 	return p.write(ctx, to, c.data)
 }

@@ -164,3 +164,31 @@ func TestLosesAReply(t *testing.T) {
 		t.Error("again", got, err)
 	}
 }
+
+func TestHoldsAReplyUp(t *testing.T) {
+	p, arrived := start(t)
+	c := dial(t, p)
+	held := p.HoldReply("first")
+	answer := make(chan string, 1)
+	go func() {
+		got, _ := c.ask("first", time.Minute)
+		answer <- got
+	}()
+	<-held.Done()
+	<-arrived
+	if got, err := dial(t, p).ask("another", time.Minute); got != "ANOTHER" || err != nil {
+		t.Error("another connection", got, err)
+	}
+	select {
+	case got := <-answer:
+		t.Errorf("it was answered: %q", got)
+	default:
+	}
+	held.Release()
+	if got := <-answer; got != "FIRST" {
+		t.Errorf("after its release the answer is %q", got)
+	}
+	if got, err := c.ask("second", time.Minute); got != "SECOND" || err != nil {
+		t.Error("again", got, err)
+	}
+}

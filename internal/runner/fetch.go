@@ -1,7 +1,6 @@
 package runner
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"runtime"
@@ -42,9 +41,9 @@ type fetcher struct {
 	parked  []*Job     // outcomes that were refused, and wait for another try
 	live    []liveness // renewals to send with it
 
-	done     []broker.Settlement // scratch
-	renewals []broker.Renewal    // scratch
-	settled  []verdictOf         // scratch
+	air air // exchanges that are under way
+
+	settled []verdictOf // scratch
 
 	hungry   bool          // there may be more to receive than the last exchange brought
 	news     bool          // a wake-up came while there was no room
@@ -56,7 +55,7 @@ type fetcher struct {
 	retryAt  time.Duration
 
 	low       int           // see line.low
-	holdUntil time.Duration // outcomes gather until then, or until fewer than low are ready
+	holdUntil time.Duration // outcomes gather until then, or until no more than low are ready
 }
 
 // liveness is one renewal and what it was made of.
@@ -78,15 +77,19 @@ type verdictOf struct {
 func newFetcher(r *Runner, c broker.Consumer, w *waiter) *fetcher {
 	return &fetcher{
 		r: r, consumer: c, waiter: w, order: newOrder(r.cfg.Queues), marks: newRegistry(r.cfg.Meter),
-		unknown: newStrangers(), hungry: true, returned: -1,
+		unknown: newStrangers(), hungry: true, returned: -1, air: newAir(c),
 	}
 }
 
 // loop runs until the runner has stopped. An error means that the broker was
 // closed under it.
 func (f *fetcher) loop() error {
+	defer f.air.wait()
 	for {
 		f.r.turn()
+		if err := f.landings(); err != nil {
+			return err
+		}
 		now := f.r.now()
 		p := f.prepare(now)
 		switch {
@@ -122,6 +125,9 @@ func (f *fetcher) prepare(now time.Duration) plan {
 	f.pending = append(f.pending, l.ended...)
 	clear(l.ended)
 	l.ended = l.ended[:0]
+	if f.air.n > 0 {
+		return f.another(now)
+	}
 	f.unpark(now)
 	if f.drain(now) {
 		return plan{finished: true}
@@ -140,9 +146,10 @@ func (f *fetcher) prepare(now time.Duration) plan {
 	default:
 		p.exchange = f.hungry && p.room > 0
 	}
-	l.low = 0
+	l.enough, l.low = 1, -1
 	if p.exchange && f.mayGather(now) {
-		p.exchange, p.gather, l.low = false, true, f.low
+		p.exchange, p.gather = false, true
+		l.enough, l.low = f.air.enough(len(f.pending)), f.low
 	}
 	l.sleeping = !p.exchange
 	return p
@@ -164,7 +171,7 @@ func (f *fetcher) room(now time.Duration) int {
 	default:
 		ahead = f.pace.ahead()
 	}
-	return max(0, l.isolates-l.executing-l.readyCount()+ahead)
+	return max(0, l.isolates-l.executing-l.readyCount()+ahead-f.air.room)
 }
 
 // gatherMost bounds how long outcomes gather.
@@ -173,13 +180,14 @@ const gatherMost = 5 * time.Millisecond
 // mayGather says whether there is a better moment than this for an exchange.
 // When a large batch has just come in, the first outcomes are there at once,
 // and to settle these few would cost as much as to settle many. So they gather
-// until half of the batch is worked off, but no longer than the last exchange
-// took: that long they would have waited anyway, had they come a moment
-// earlier. It is called under line.mu.
+// until half of the batch is worked off, or there are enough for an exchange that
+// another can overlap, but no longer than the last exchange took: that long they
+// would have waited anyway, had they come a moment earlier. It is called under
+// line.mu.
 func (f *fetcher) mayGather(now time.Duration) bool {
 	l := &f.r.line
 	return now < f.holdUntil && l.readyCount() > f.low && l.mode == 0 && l.alone == nil &&
-		f.failures == 0 && len(f.live) == 0 && !f.news
+		f.failures == 0 && len(f.live) == 0 && !f.news && f.air.enough(len(f.pending)) > 0
 }
 
 // gatherFrom is how many deliveries must be ready for outcomes to gather.
@@ -197,52 +205,52 @@ func (f *fetcher) gather(took time.Duration) {
 	}
 }
 
-// exchange is one round trip and what comes of it.
+// exchange is one round trip and what comes of it, here or, when there is much in
+// it, beside the next one.
 func (f *fetcher) exchange(p plan) error {
-	f.done, f.renewals = f.done[:0], f.renewals[:0]
-	for _, j := range f.pending {
-		f.done = append(f.done, broker.Settlement{Receipt: j.Delivery.Receipt, Outcome: j.outcome, Followups: j.followups})
+	fl := f.air.board(f, p)
+	if f.air.enough(len(fl.pending)) <= 0 {
+		f.air.launch(fl)
+		return nil
 	}
-	for i := range f.live {
-		f.renewals = append(f.renewals, f.live[i].renewal)
+	fl.fly()
+	return f.land(fl)
+}
+
+// land takes in what came of an exchange.
+func (f *fetcher) land(fl *flight) error {
+	f.air.n--
+	f.air.room -= fl.plan.room
+	f.air.bytes -= fl.plan.bytes
+	defer f.air.clear(fl)
+	f.r.roundtrip("exchange", fl.took, fl.err)
+	batch := &fl.batch
+	if fl.err == nil && (len(batch.Settled) != len(fl.pending) || len(batch.Renewed) != len(fl.live)) {
+		fl.err = errContract
 	}
-	want := broker.Want{Count: p.room, Bytes: p.bytes}
-	if p.room > 0 {
-		want.Queues = f.order.next()
-	}
-	ctx, cancel := context.WithTimeout(f.r.calling, f.r.callTimeout())
-	began := time.Now()
-	batch, err := f.consumer.Exchange(ctx, f.done, f.renewals, want)
-	took := time.Since(began)
-	cancel()
-	f.r.roundtrip("exchange", took, err)
-	clear(f.done) // lets go of results
-	if err == nil && (len(batch.Settled) != len(f.done) || len(batch.Renewed) != len(f.renewals)) {
-		err = errContract
-	}
-	if err != nil {
-		return f.failed(err)
+	if fl.err != nil {
+		return f.failed(fl)
 	}
 	f.succeeded()
-	at := f.r.since(began)
+	at, room := f.r.since(fl.began), fl.plan.room
 	f.r.ahead.Store(int64(batch.Ahead))
-	f.settle(batch.Settled)
-	f.renew(batch.Renewed, at)
+	f.settle(fl.pending, batch.Settled)
+	f.renew(fl.live, batch.Renewed, at)
 	f.receive(batch.Deliveries, at)
 	f.revoke(batch.Revoked)
-	f.gather(took)
+	f.gather(fl.took)
 	if len(batch.Deliveries) == 1 {
 		runtime.Gosched() // a lone task's isolate runs now, and not after whom this goroutine wakes next
 	}
 
 	f.news = false
-	f.hungry = batch.More || p.room > 0 && len(batch.Deliveries) >= p.room
+	f.hungry = batch.More || room > 0 && len(batch.Deliveries) >= room || f.air.n > 0 && f.hungry
 	next := lookEvery
-	if batch.Next > 0 && p.room > 0 {
+	if batch.Next > 0 && room > 0 {
 		next = min(next, max(batch.Next, lookLeast))
 	}
 	f.lookAt = f.r.now() + next
-	if p.room > 0 || p.full {
+	if room > 0 || fl.plan.full {
 		f.r.heard.Store(int64(at) + 1) // never 0
 	}
 	return nil
@@ -250,11 +258,11 @@ func (f *fetcher) exchange(p plan) error {
 
 // failed notes that an exchange failed. Nothing is known of what it was to do:
 // all of it is sent again.
-func (f *fetcher) failed(err error) error {
+func (f *fetcher) failed(fl *flight) error {
 	if f.r.line.stopMode() == Hard {
 		return nil
 	}
-	if errors.Is(err, broker.ErrClosed) {
+	if errors.Is(fl.err, broker.ErrClosed) && fl.consumer == f.consumer {
 		c, openErr := f.r.open()
 		if openErr != nil {
 			return fmt.Errorf("the broker was closed: %w", openErr)
@@ -265,17 +273,17 @@ func (f *fetcher) failed(err error) error {
 		}
 	}
 	f.r.line.mu.Lock()
-	for _, j := range f.pending {
+	for _, j := range fl.pending {
 		j.uncertain = true
 	}
 	f.r.line.mu.Unlock()
-	f.live = f.live[:0]
+	f.pending = append(f.pending, fl.pending...)
 	f.failures++
 	now := f.r.now()
 	f.retryAt = now + patience(f.failures)
 	f.scanAt = min(f.scanAt, f.retryAt)
 	if loud(f.failures) {
-		f.r.log.Warn("cannot reach the broker; will try again", "failures", f.failures, "error", err)
+		f.r.log.Warn("cannot reach the broker; will try again", "failures", f.failures, "error", fl.err)
 	}
 	return nil
 }
@@ -292,6 +300,8 @@ func (f *fetcher) succeeded() {
 func (f *fetcher) sleep(now time.Duration, p plan) {
 	until, room := f.scanAt, p.room
 	switch {
+	case f.air.n > 0:
+		until = now + time.Hour // a call is bounded
 	case f.failures > 0:
 		until = min(until, f.retryAt)
 	case p.gather:
@@ -311,17 +321,21 @@ func (f *fetcher) sleep(now time.Duration, p plan) {
 			}
 		}
 	}
-	for _, j := range f.parked {
-		until = min(until, j.renewAt)
-	}
-	if at := f.stop.next(); at > 0 {
-		until = min(until, at)
+	if f.air.n == 0 {
+		for _, j := range f.parked {
+			until = min(until, j.renewAt)
+		}
+		if at := f.stop.next(); at > 0 {
+			until = min(until, at)
+		}
 	}
 	f.waiter.timer.Reset(max(until-now, 0))
 	defer f.waiter.timer.Stop()
 	select {
 	case <-f.r.line.kick:
 	case <-f.waiter.timer.C:
+	case fl := <-f.air.landed:
+		f.air.down = append(f.air.down, fl)
 	case <-f.waiter.woken:
 		f.waiter.busy = false
 		f.hungry = true

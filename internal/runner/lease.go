@@ -81,17 +81,16 @@ func (f *fetcher) giveBack(now time.Duration, match func(*Job) bool) {
 	f.returned = l.starts
 }
 
-// settle takes the broker's answers to what was pending.
-func (f *fetcher) settle(answers []error) {
+// settle takes the broker's answers to what was sent.
+func (f *fetcher) settle(sent []*Job, answers []error) {
 	if len(answers) == 0 {
 		return
 	}
 	l := &f.r.line
 	f.settled = f.settled[:0]
-	kept := f.pending[:0]
 	l.mu.Lock()
 	stopping := l.mode != 0
-	for i, j := range f.pending {
+	for i, j := range sent {
 		err := answers[i]
 		if err != nil && !errors.Is(err, broker.ErrLeaseLost) && f.refused(j, err) {
 			continue
@@ -100,8 +99,6 @@ func (f *fetcher) settle(answers []error) {
 		l.held.remove(j)
 	}
 	l.mu.Unlock()
-	clear(f.pending)
-	f.pending = kept
 	for i := range f.settled {
 		v := &f.settled[i]
 		switch {
@@ -167,15 +164,15 @@ func (f *fetcher) unpark(now time.Duration) {
 
 // renew takes the broker's answers to the renewals of a call that began at
 // that moment.
-func (f *fetcher) renew(answers []error, at time.Duration) {
+func (f *fetcher) renew(sent []liveness, answers []error, at time.Duration) {
 	if len(answers) == 0 {
 		return
 	}
 	l := &f.r.line
 	renewed := 0
 	l.mu.Lock()
-	for i := range f.live {
-		v := &f.live[i]
+	for i := range sent {
+		v := &sent[i]
 		if answers[i] != nil || v.job.state == gone {
 			continue
 		}
@@ -196,7 +193,7 @@ func (f *fetcher) renew(answers []error, at time.Duration) {
 		f.r.leaseRenewed.Add(float64(renewed))
 	}
 	for i, err := range answers {
-		switch j := f.live[i].job; {
+		switch j := sent[i].job; {
 		case err == nil:
 		case errors.Is(err, broker.ErrLeaseLost):
 			f.r.lose(j, err)
@@ -208,8 +205,6 @@ func (f *fetcher) renew(answers []error, at time.Duration) {
 			f.r.log.Debug("lease not renewed", "task_id", j.Delivery.Envelope.ID, "error", err)
 		}
 	}
-	clear(f.live)
-	f.live = f.live[:0]
 }
 
 // revoke stops what somebody asked to stop.

@@ -42,7 +42,8 @@ type line struct {
 	// it sends when sleeping is set.
 	kick     chan struct{}
 	sleeping bool
-	low      int  // while more ready jobs than this are left, outcomes may gather
+	enough   int  // so many outcomes wake it,
+	low      int  // and any outcome when no more jobs than this are ready
 	scanNow  bool // a lease is to be renewed at once
 	marked   bool // a job has progress or an extension to send
 
@@ -139,7 +140,7 @@ func (l *line) finish(j *Job) {
 	}
 	j.state = ended
 	l.ended = append(l.ended, j)
-	if l.low == 0 || l.readyCount() <= l.low {
+	if len(l.ended) >= l.enough || l.readyCount() <= l.low {
 		l.wakeFetcher()
 	}
 }
