@@ -25,40 +25,54 @@ import (
 // as JSON.
 const kindRecord = 'r'
 
+// kindStranger is said in place of a record of whose key another type is there.
+const kindStranger = 'f'
+
 // entry is a record as it was read.
 type entry struct {
 	*ledger.Entry        // nil: there is none
 	version       string // "": there is none
 	owned         bool   // the broker of this store has the task
+	err           error  // it cannot be read: what is there is another's, or damaged
 }
 
-func parseEntry(text string) (e entry, err error) {
+// recordKey is where the record of a task lies.
+func (db *DB) recordKey(id string) string { return db.tags[db.partition(id)] + ":s:" + id }
+
+func (db *DB) parseEntry(id, text string) (e entry) {
 	switch {
 	case text == "":
-		return e, nil
+		return e
+	case text[0] == kindStranger:
+		e.err = wrongType(db.recordKey(id), nil)
+		return e
 	case text[0] != kindRecord:
 		e.owned = true
-		return e, nil
+		return e
 	}
 	version, data, ok := strings.Cut(text[1:], " ")
-	if !ok {
-		return e, errForeign
-	}
 	e.version, e.Entry = version, new(ledger.Entry)
-	if err := json.Unmarshal([]byte(data), e.Entry); err != nil {
-		return e, fmt.Errorf("read a record: %w", err)
+	err := errForeign
+	if ok {
+		err = json.Unmarshal([]byte(data), e.Entry)
+	}
+	if err != nil {
+		return entry{err: fmt.Errorf("%w: the record in %s is damaged: %w", broker.ErrUnavailable, db.recordKey(id), err)}
 	}
 	e.Status.Result, e.Result = e.Result, nil
-	return e, nil
+	return e
 }
 
 // recordStatus is a record as a Get's answer.
-func recordStatus(text string) (store.Found, error) {
-	e, err := parseEntry(text)
-	if err != nil || e.Entry == nil {
-		return store.Found{Err: store.ErrNotFound}, err
+func (db *DB) recordStatus(id, text string) store.Found {
+	e := db.parseEntry(id, text)
+	if e.err == nil && e.Entry == nil {
+		e.err = store.ErrNotFound
 	}
-	return store.Found{Status: e.Status}, nil
+	if e.err != nil {
+		return store.Found{Err: e.err}
+	}
+	return store.Found{Status: e.Status}
 }
 
 // write is what is to become of a record. Without an entry, nothing.
@@ -145,6 +159,9 @@ func (s *results) changeOnce(ctx context.Context, items []int, id func(i int) st
 	args := make([][]string, len(items))
 	var changed []int
 	for k, i := range items {
+		if errs[i] = entries[k].err; errs[i] != nil {
+			continue
+		}
 		w, refused := fn(i, entries[k], now)
 		if errs[i] = refused; refused != nil || w.entry == nil {
 			continue
@@ -158,8 +175,11 @@ func (s *results) changeOnce(ctx context.Context, items []int, id func(i int) st
 	err = s.db.spread(ctx, s.db.scripts.setrecords, shares, all, func(m *rueidis.RedisMessage, wrote []int) error {
 		said, err := letters(m, wrote)
 		for at := range said {
-			if said[at] == 'c' {
-				again = append(again, items[wrote[at]])
+			switch i := items[wrote[at]]; said[at] {
+			case 'c':
+				again = append(again, i)
+			case kindStranger:
+				errs[i] = wrongType(s.db.recordKey(id(i)), nil)
 			}
 		}
 		return err
@@ -178,12 +198,10 @@ func (s *results) entries(ctx context.Context, items []int, id func(i int) strin
 		now = moment(ms)
 		for j := range texts {
 			text, err := texts[j].ToString()
-			if err == nil {
-				list[at[j]], err = parseEntry(text)
-			}
 			if err != nil {
 				return err
 			}
+			list[at[j]] = s.db.parseEntry(id(items[at[j]]), text)
 		}
 		return err
 	})

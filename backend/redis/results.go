@@ -49,7 +49,7 @@ func (s *results) Get(ctx context.Context, ids ...string) ([]store.Found, error)
 	err := s.db.spread(ctx, s.db.scripts.get, shares, args, func(m *rueidis.RedisMessage, items []int) error {
 		now, list, err := timed(m, items)
 		for k := range list {
-			if found[items[k]], err = readStatus(&list[k], ids[items[k]], now); err != nil {
+			if found[items[k]], err = s.db.readStatus(&list[k], ids[items[k]], now); err != nil {
 				break
 			}
 		}
@@ -65,7 +65,7 @@ func (s *results) Get(ctx context.Context, ids ...string) ([]store.Found, error)
 }
 
 // readStatus reads one of the get script's answers.
-func readStatus(m *rueidis.RedisMessage, id string, now int64) (store.Found, error) {
+func (db *DB) readStatus(m *rueidis.RedisMessage, id string, now int64) (store.Found, error) {
 	if m.IsNil() {
 		return store.Found{Err: store.ErrNotFound}, nil
 	}
@@ -90,7 +90,7 @@ func readStatus(m *rueidis.RedisMessage, id string, now int64) (store.Found, err
 		return store.Found{}, err
 	}
 	if v != "" && v[0] == kindRecord {
-		return recordStatus(v)
+		return db.recordStatus(id, v), nil
 	}
 	p, err := parseValue(id, v)
 	if err != nil || p.hidden {

@@ -6,13 +6,16 @@
 --         ("": it is removed), the ms at which it goes (-1: never, -2: as
 --         before), when its outbox was written in ms (0: it has none),
 --         enqueuedAt in fifteen digits, if it is new, or ""
--- returns a letter for each: o done, c it was changed by somebody else
+-- returns a letter for each: o done, c it was changed by somebody else, f its key
+--         is not ours
 local out, version = {}, nil
 for a = 1, #ARGV, 6 do
   local id, read, json, till, outbox, enqueued = unpack(ARGV, a, a + 5)
   local key = P .. ':s:' .. id
-  local old = call('GET', key)
-  if (old and match(old, '^r(%d+) ') or '') ~= read or not old and call('EXISTS', task_key(id)) == 1 then
+  local old = attempt('GET', key)
+  if old == nil then
+    out[#out + 1] = 'f'
+  elseif (old and match(old, '^r(%d+) ') or '') ~= read or not old and call('EXISTS', task_key(id)) == 1 then
     out[#out + 1] = 'c'
   else
     out[#out + 1] = 'o'
