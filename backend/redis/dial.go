@@ -64,6 +64,7 @@ func newClient(ctx context.Context, c Config) (rueidis.Client, error) {
 		SelectDB:          c.DB,
 		TLSConfig:         c.TLS,
 		DisableCache:      true,
+		PipelineMultiplex: -1, // one connection for what has none of its own
 		ForceSingleClient: !c.Cluster && c.Sentinel == "",
 		ConnWriteTimeout:  answerTimeout,
 

@@ -162,6 +162,12 @@ end
 
 local IDLE, KEEPERS = P .. ':idle', P .. ':keepers'
 
+-- Those who keep the time for all look every LOOK, and every REST while nothing is
+-- due, and no lease ends, for FAR: should they die meanwhile, others have noticed
+-- before. A field of KEEPERS says until when one is believed to do so, which is
+-- SLACK longer than until its next look.
+local LOOK, REST, FAR, SLACK = 1000, 5000, 10000, 1500
+
 local function call_for(queue, n, except)
   local from = 0
   while n > 0 do
@@ -183,15 +189,28 @@ local function call_for(queue, n, except)
   end
 end
 
--- call_keeper wakes one of those who keep the time: a task is due sooner than
--- they look.
-local function call_keeper(queue)
+-- call_keeper has somebody know of a moment at which something is due, or a lease
+-- ends: unless one of those who keep the time looks before it, one of them is woken.
+-- Whoever looks then sees all that this script does.
+local looks -- when they look; nil: nobody has asked
+
+local function call_keeper(queue, at, except)
+  if at >= (looks or now + REST) + 100 then return end
   local keepers = call('HGETALL', KEEPERS)
   for i = 1, #keepers, 2 do
-    local process, number = match(keepers[i], '^(%w+)%.(%d+)$')
-    if process and tonumber(keepers[i + 1]) >= now and tell_consumer(process, number) then return end
+    local till = tonumber(keepers[i + 1])
+    if keepers[i] ~= except and till and till >= now then looks = min(looks or till, till - SLACK) end
   end
-  call_for(queue, 1)
+  if looks and at >= looks + 100 then return end
+  looks = 0
+  for i = 1, #keepers, 2 do
+    local process, number = match(keepers[i], '^(%w+)%.(%d+)$')
+    if process and keepers[i] ~= except and tonumber(keepers[i + 1]) >= now then
+      if tell_consumer(process, number) then return call('HSET', KEEPERS, keepers[i], now + SLACK) end
+      call('HDEL', KEEPERS, keepers[i]) -- it is gone: whoever is called in its stead shall keep the time
+    end
+  end
+  call_for(queue, 1, except)
 end
 
 -- call_touched calls consumers for what became ready; where some of it may have
@@ -420,7 +439,7 @@ local function publish(a)
     if later then
       flag = flag + DELAYED
       delay(queue, prio, id, due)
-      if due < now + 1100 then call_keeper(queue) end
+      call_keeper(queue, due)
     end
     call('SET', task_key(id), 'w' .. char(64 + flag) .. sub(value, 3))
   end

@@ -23,7 +23,7 @@ local function replay(id, r, v)
   if due > now then
     r[NOTBEFORE] = due
     delay(r[QUEUE], r[PRIO], id, due)
-    if due < now + 1100 then call_keeper(r[QUEUE]) end
+    call_keeper(r[QUEUE], due)
   else
     ready(r[QUEUE], r[PRIO], id)
   end

@@ -46,8 +46,8 @@ if consumer ~= '' then
     answer[4] = string.format('%.0f', lease(answer, consumer, ARGV[2], ARGV[3]))
   end
   if want <= 0 or #taken >= want or room < 0 then more = left(whole, paused) end
-  answer[5] = max(0, min(due or 1e13, lapse or 1e13) - now)
-  if not due and not lapse then answer[5] = -1 end
+  local next = min(due or 1e13, lapse or 1e13, first_end)
+  answer[5] = next < 1e13 and max(0, next - now) or -1
   answer[6], answer[8] = more and 1 or 0, stale
   if find(believed, 'n', 1, true) or #taken > 0 then
     news = call('HGET', P .. ':news', consumer)
@@ -58,10 +58,11 @@ if consumer ~= '' then
   end
   local hungry = want > 0 and #taken < want and room >= 0 or want < 0 and not more
   local called
-  answer[7], called = wait_here(consumer, whole, hungry, find(believed, 'w', 1, true))
+  answer[7], called = wait_here(consumer, whole, hungry, find(believed, 'w', 1, true), answer[5])
   if more and want >= 0 and (#taken > 0 or called or find(believed, 'c', 1, true)) then call_for(more, 1, consumer) end
   touched[more or ''] = nil
 end
+if end_queue then call_keeper(end_queue, first_end, consumer) end -- who takes them over if it dies
 write_ready()
 write_journal()
 write_counts()

@@ -278,6 +278,7 @@ local function lease(answer, holder, worker, length)
     end
     fields[2 * i - 1], fields[2 * i] = id, line
     scores[2 * i - 1], scores[2 * i] = own and now + own or plain_end, id
+    if own then ends(now + own, queue) end
     local at = 8 + 3 * i
     answer[at - 2], answer[at - 1], answer[at] = id, v, r and line or ''
     per_queue[queue] = (per_queue[queue] or 0) + 1
@@ -285,5 +286,6 @@ local function lease(answer, holder, worker, length)
   for queue, n in pairs(per_queue) do count(queue .. ':l', n) end
   each(fields, function(...) call('HSET', RUN, ...) end)
   each(scores, function(...) call('ZADD', LEASE, ...) end)
+  ends(now + length, taken_from[1][2])
   return epoch - n + 1
 end

@@ -20,7 +20,7 @@ local function wait_again(id, r, due)
   if due > now then
     r[NOTBEFORE] = due
     delay(r[QUEUE], r[PRIO], id, due)
-    if due < now + 1100 then call_keeper(r[QUEUE]) end
+    call_keeper(r[QUEUE], due)
   else
     if due > 0 then r[NOTBEFORE] = due end
     r[SINCE] = now
@@ -87,6 +87,14 @@ local function settle(id, r, s)
   if s.kind == 'x' then return bury(id, r, v, s.body, s.keep) end
   r[STARTS] = 0
   conclude(id, v, s.kind, s.body, r, s.keep)
+end
+
+-- The first end of the leases that this script gives and extends, and the queue of
+-- that task.
+local first_end, end_queue = math.huge, nil
+
+local function ends(at, queue)
+  if at < first_end then first_end, end_queue = at, queue end
 end
 
 -- What a run record says that matters to a plain settlement: it is held under
@@ -272,6 +280,7 @@ local function renew_all(lines, from, n, a, skip)
         current[id] = saved
       end
       scores[#scores + 1] = now + (extend == '0' and r[LENGTH] or extend)
+      ends(scores[#scores], r[QUEUE])
       scores[#scores + 1] = id
       if has(r, 'v') then out[i] = 'v' end
     end

@@ -1,10 +1,10 @@
 -- Who waits, for exchange.lua and close.lua.
 
--- wait_here registers a consumer among those that wait, or takes it off. The
--- first two are told 0: they keep the time, and look once a second. The others
--- are told for how long they need not look. It returns also whether the consumer
--- was called and does not know yet.
-local function wait_here(consumer, whole, hungry, registered)
+-- wait_here registers a consumer among those that wait, or takes it off. It returns
+-- for how long it need not look, and whether it was called and does not know yet.
+-- The first two keep the time: they are told 0 while something is due, or a lease
+-- ends, in so few ms (below 0: nothing), and look once a second and at that moment.
+local function wait_here(consumer, whole, hungry, registered, due)
   local name = consumer .. ' ' .. whole
   if not hungry then
     local called = registered and call('ZREM', IDLE, name) == 0
@@ -21,9 +21,10 @@ local function wait_here(consumer, whole, hungry, registered)
       n = n + 1
     end
   end
-  local patience = 0
+  local patience
   if mine or n < 2 then
-    call('HSET', KEEPERS, consumer, now + 2500)
+    patience = (due < 0 or due > FAR) and REST or 0
+    call('HSET', KEEPERS, consumer, now + (patience > 0 and patience or min(LOOK, due)) + SLACK)
   else
     patience = min(600, call('ZCARD', IDLE) + 1) * 1000
   end

@@ -70,6 +70,7 @@ type Probe struct {
 	CPU      time.Duration
 	Commands int64
 	Scripts  int64 // of the commands, those that run a script
+	Messages int64 // that were published
 	Bytes    int64 // of memory, in use now
 }
 
@@ -159,7 +160,7 @@ var table = map[string]struct {
 	"fair":         {Options{Producers: 4}, (*run).fair},
 	"mixed":        {Options{N: 2_000, Concurrency: 10}, (*run).mixed},
 	"bytes":        {Options{N: 20_000, Concurrency: 100}, (*run).bytes},
-	"fleet":        {Options{N: 50, Concurrency: 10, Producers: 200}, (*run).fleet},
+	"fleet":        {Options{N: 100, Concurrency: 10, Producers: 200}, (*run).fleet},
 	"processes":    {Options{N: 200_000, Concurrency: 100, Producers: 4, Queues: 1}, (*run).processes},
 	"reclaim":      {Options{N: 10_000, Concurrency: 100, Lease: 5 * time.Second}, (*run).reclaim},
 	"paged":        {Options{N: 100_000, Concurrency: 100, Backlog: 1_000_000}, (*run).paged},

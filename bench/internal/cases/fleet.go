@@ -126,7 +126,7 @@ func (r *run) fleet(ctx context.Context) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	idle := result.Extra["scriptsPerS"] * took.Seconds()
+	idle := result.Extra["scriptsPerS"] * took.Seconds() // heartbeats come by the ten seconds, which is what both lengths are
 	result.set("scriptsPerTask", (float64(after.Scripts-before.Scripts)-idle)/float64(r.N))
 	result.N = len(lat)
 	result.percentiles(lat)

@@ -37,7 +37,7 @@ func (m *measuring) used(ctx context.Context) (Probe, bool) {
 	}
 	return Probe{
 		CPU: p.CPU - m.before.CPU, Commands: p.Commands - m.before.Commands,
-		Scripts: p.Scripts - m.before.Scripts, Bytes: p.Bytes - m.before.Bytes,
+		Scripts: p.Scripts - m.before.Scripts, Messages: p.Messages - m.before.Messages, Bytes: p.Bytes - m.before.Bytes,
 	}, true
 }
 
@@ -69,6 +69,9 @@ func (m *measuring) idle(ctx context.Context) *Result {
 		r.set("serverCpuMsPerS", float64(used.CPU.Microseconds())/1000/took.Seconds())
 		r.set("commandsPerS", float64(used.Commands)/took.Seconds())
 		r.set("scriptsPerS", float64(used.Scripts)/took.Seconds())
+		// Each heartbeat is a script that publishes, and nothing else does while
+		// nothing happens: the other scripts look for work.
+		r.set("looksPerS", float64(used.Scripts-used.Messages)/took.Seconds())
 	}
 	return r
 }

@@ -52,6 +52,8 @@ func (p *Prober) Probe(context.Context) (cases.Probe, error) {
 			out.Bytes, _ = strconv.ParseInt(value, 10, 64)
 		case "cmdstat_eval", "cmdstat_evalsha", "cmdstat_evalsha_ro", "cmdstat_fcall":
 			out.Scripts += calls(value)
+		case "cmdstat_publish":
+			out.Messages += calls(value)
 		}
 		if strings.HasPrefix(key, "cmdstat_") && key != "cmdstat_info" {
 			out.Commands += calls(value)

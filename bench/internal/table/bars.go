@@ -118,7 +118,7 @@ func redisBars() []bar {
 		b("idle cost, CPU of both, of asynq's", own("idle", "mem c=10", idleCost), 0, 1, "×", peer("idle", "mem c=10", idleCost)),
 		b("idle cost, commands, of asynq's", own("idle", "mem c=10", extra("commandsPerS")), 0, 1, "×", peer("idle", "mem c=10", extra("commandsPerS"))),
 		b("200 idle workers, scripts a task", own("fleet", "mem c=10 p=200", extra("scriptsPerTask")), 0, 3, "", nil),
-		b("200 idle workers, commands", own("fleet", "mem c=10 p=200", extra("scriptsPerS")), 0, 5, "/s", nil),
+		b("200 idle workers, looks for work", own("fleet", "mem c=10 p=200", extra("looksPerS")), 0, 5, "/s", nil),
 		b("1,000/s, p50", own("steady", "mem c=50 p=10", p50), 0, 1, "ms", nil),
 		b("1,000/s, p99", own("steady", "mem c=50 p=10", p99), 0, 5, "ms", nil),
 		b("5,000 due at once, first", own("delayed", "mem c=100", extra("firstMs")), 0, 5, "ms", nil),
