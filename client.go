@@ -132,7 +132,6 @@ func NewClient(b Backend, o ClientOptions) (*Client, error) {
 	c.calls = newCallMarks(o.Meter, broker.CapabilitiesOf(c.broker).Backend)
 	c.flush.Flush = c.send
 	c.flush.MaxWeight = maxPublishBytes
-	c.flush.Weigh = func(p broker.Publication) int { return task.EncodedSize(p.Envelope) }
 	read := func(ctx context.Context, ids []string) ([]store.Found, error) { return c.results.Get(ctx, ids...) }
 	c.reads.Flush, c.watches.read = read, read
 	c.enqueue = c.store

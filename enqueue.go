@@ -100,7 +100,7 @@ func (c *Client) publish(ctx context.Context, batch []broker.Publication) ([]bro
 		}
 		return outcomes, nil
 	}
-	outcome, sent, err := c.flush.Do(ctx, batch[0])
+	outcome, sent, err := c.flush.Do(ctx, batch[0], task.EncodedSize(batch[0].Envelope))
 	switch {
 	case err == nil:
 		return []broker.Outcome{outcome}, nil

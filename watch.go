@@ -80,7 +80,7 @@ func (c *Client) subscribe(id string) (<-chan struct{}, func()) {
 
 // readShared is Get in one call to the store with those who ask meanwhile.
 func (c *Client) readShared(ctx context.Context, id string) (Status, error) {
-	found, _, err := c.reads.Do(ctx, id)
+	found, _, err := c.reads.Do(ctx, id, 0)
 	if err != nil {
 		return Status{}, fmt.Errorf("read task %s: %w", id, err)
 	}

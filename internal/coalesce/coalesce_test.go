@@ -44,7 +44,7 @@ func TestConcurrentCallsShareTheNextBatch(t *testing.T) {
 		var wg sync.WaitGroup
 		call := func(v int) {
 			wg.Go(func() {
-				out, sent, err := g.Do(t.Context(), v)
+				out, sent, err := g.Do(t.Context(), v, 0)
 				if out != 2*v || !sent || err != nil {
 					t.Errorf("Do(%d) = %d, %t, %v", v, out, sent, err)
 				}
@@ -66,11 +66,11 @@ func TestConcurrentCallsShareTheNextBatch(t *testing.T) {
 func TestWeightBoundsABatch(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &slow{}
-		g := coalesce.Group[int, int]{Flush: s.flush, Weigh: func(v int) int { return v }, MaxWeight: 10}
+		g := coalesce.Group[int, int]{Flush: s.flush, MaxWeight: 10}
 		var wg sync.WaitGroup
 		for _, v := range []int{1, 6, 6, 40} {
 			wg.Go(func() {
-				if _, _, err := g.Do(t.Context(), v); err != nil {
+				if _, _, err := g.Do(t.Context(), v, v); err != nil {
 					t.Error(err)
 				}
 			})
@@ -87,10 +87,10 @@ func TestAnErrorIsEveryCallersAndThereIsALifeAfterIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &slow{}
 		g := coalesce.Group[int, int]{Flush: s.flush}
-		if _, sent, err := g.Do(t.Context(), -1); err == nil || !sent {
+		if _, sent, err := g.Do(t.Context(), -1, 0); err == nil || !sent {
 			t.Errorf("a failed flush: sent %t, %v", sent, err)
 		}
-		if out, _, err := g.Do(t.Context(), 4); out != 8 || err != nil {
+		if out, _, err := g.Do(t.Context(), 4, 0); out != 8 || err != nil {
 			t.Errorf("after it: %d, %v", out, err)
 		}
 	})
@@ -104,7 +104,7 @@ func TestACallerThatLeaves(t *testing.T) {
 		defer cancel()
 		var wg sync.WaitGroup
 		wg.Go(func() { // its batch's only caller: the batch is cancelled with it
-			if _, sent, err := g.Do(short, 1); !sent || !errors.Is(err, context.DeadlineExceeded) {
+			if _, sent, err := g.Do(short, 1, 0); !sent || !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("the flying call: sent %t, %v", sent, err)
 			}
 		})
@@ -112,7 +112,7 @@ func TestACallerThatLeaves(t *testing.T) {
 		shorter, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 		defer cancel()
 		wg.Go(func() { // it had not left yet
-			if _, sent, err := g.Do(shorter, 2); sent || !errors.Is(err, context.DeadlineExceeded) {
+			if _, sent, err := g.Do(shorter, 2, 0); sent || !errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("the waiting call: sent %t, %v", sent, err)
 			}
 		})
@@ -121,7 +121,7 @@ func TestACallerThatLeaves(t *testing.T) {
 		if len(s.ended) != 1 || s.ended[0] == nil {
 			t.Errorf("flushes ended with %v, want one, cancelled", s.ended)
 		}
-		if _, sent, err := g.Do(short, 3); sent || err == nil {
+		if _, sent, err := g.Do(short, 3, 0); sent || err == nil {
 			t.Errorf("an ended context: sent %t, %v", sent, err)
 		}
 	})
