@@ -56,12 +56,13 @@ func (l RateLimit) applyTask(d *definition) {
 	d.limit = &l
 }
 
-// runnerLimit is the limit as the runner has it; a task's old names share it.
-func (d *definition) runnerLimit() *runner.Limit {
-	if d.limit == nil {
+// runnerLimit is the limit of that task as the runner has it; its old names share
+// it.
+func (l *RateLimit) runnerLimit(name string) *runner.Limit {
+	if l == nil {
 		return nil
 	}
-	return &runner.Limit{Key: runner.LimitKey(d.name), Rate: d.limit.rate(), FailOpen: d.limit.FailOpen}
+	return &runner.Limit{Key: runner.LimitKey(name), Rate: l.rate(), FailOpen: l.FailOpen}
 }
 
 // limiter finds what keeps the rate limits of the worker's tasks; nil where the

@@ -41,8 +41,9 @@ const (
 	ratesTrys = 100                        // others change them too
 )
 
-// limit is what a change comes to; nil: no limit.
-func (c *RateChange) limit() (*runner.Limit, error) {
+// Limit is the limit that a change comes to; nil: none. The error wraps
+// task.ErrInvalid.
+func (c *RateChange) Limit() (*RateLimit, error) {
 	if c.Rate == NoRate {
 		if c.Burst != 0 {
 			return nil, fmt.Errorf("%w burst %d of no rate", task.ErrInvalid, c.Burst)
@@ -54,7 +55,7 @@ func (c *RateChange) limit() (*runner.Limit, error) {
 		return nil, err
 	}
 	r.Burst = c.Burst
-	return &runner.Limit{Key: runner.LimitKey(c.Task), Rate: r}, r.Validate()
+	return &RateLimit{Count: r.Count, Per: r.Per, Burst: r.Burst}, r.Validate()
 }
 
 // Validate says what is wrong with a change. The error wraps task.ErrInvalid.
@@ -65,7 +66,7 @@ func (c *RateChange) Validate() error {
 	if len(c.Note) > MaxRateNote {
 		return fmt.Errorf("%w note of %d bytes: want %d at most", task.ErrInvalid, len(c.Note), MaxRateNote)
 	}
-	_, err := c.limit()
+	_, err := c.Limit()
 	return err
 }
 
@@ -207,15 +208,15 @@ func (w *Worker) rates(ctx context.Context) (map[string]*runner.Limit, error) {
 		if t == nil || t.Name != name {
 			continue
 		}
-		l, err := r.limit()
+		l, err := r.Limit()
 		if err != nil {
 			w.logger.WarnContext(ctx, "a changed rate limit cannot be read; the declared one is in force", "task", name, "error", err)
 			continue
 		}
-		if l != nil && t.Limit != nil {
-			l.FailOpen = t.Limit.FailOpen
+		if l != nil {
+			l.FailOpen = t.Limit != nil && t.Limit.FailOpen
 		}
-		limits[name] = l
+		limits[name] = l.runnerLimit(name)
 	}
 	return limits, nil
 }

@@ -178,7 +178,7 @@ func (w *Worker) Handle(rs ...Registration) error {
 		t := &runner.Task{
 			Name:  r.def.name,
 			Retry: runner.Retry(r.def.retry), SoftTimeout: r.def.soft, HardTimeout: r.def.hard,
-			Limit: r.def.runnerLimit(), Handle: w.adapt(r),
+			Limit: r.def.limit.runnerLimit(r.def.name), Handle: w.adapt(r),
 		}
 		o := gather(r.def.defaults, nil)
 		t.Keep, t.IgnoreResult, t.MaxRetries = o.retention, o.ignoreResult, o.maxRetries

@@ -32,6 +32,7 @@ type demand struct {
 	count   int
 	lease   time.Duration // 0: the task's own
 	once    bool          // it does not wait
+	rounds  int           // how often it came away with nothing since tasks were put off
 	taken   bool          // guarded by pullers.mu: part of the exchange under way
 	leaving bool          // guarded by pullers.mu: answer, with nothing if need be
 	got     []*given      // the line's, until it is answered
@@ -42,6 +43,7 @@ type demand struct {
 const (
 	lineIdle   = time.Minute      // without anything to do, then it closes
 	lineLook   = time.Second      // a lost notification costs at most so much
+	lineRounds = 100              // exchanges for who does not wait, past tasks that are put off
 	lineSlow   = 10 * time.Second // looks of a line that only waits for revocations
 	exchangeOf = 1000             // tasks received at once
 	bytesOf    = 4 << 20          // of them
@@ -89,15 +91,16 @@ func (l *line) exchange(ctx context.Context, consumer broker.Consumer, taken []*
 		want.Count += d.count
 	}
 	want.Count = min(want.Count, exchangeOf)
-	began := time.Now()
+	began, put := time.Now(), false
 	call, cancel := context.WithTimeout(ctx, brokerTime)
 	batch, err := consumer.Exchange(call, nil, nil, want)
 	cancel()
 	if err == nil {
 		l.p.revoked(batch.Revoked)
-		err = l.start(ctx, batch.Deliveries, taken, began)
+		l.p.ahead.Store(int64(batch.Ahead))
+		put, err = l.start(ctx, batch.Deliveries, taken, began)
 	}
-	waiting := l.p.giveOut(l, taken, err)
+	waiting := l.p.giveOut(l, taken, put && batch.More, err)
 	switch {
 	case err != nil:
 		return lineLook, err
@@ -111,27 +114,76 @@ func (l *line) exchange(ctx context.Context, consumer broker.Consumer, taken []*
 	return lineLook, nil
 }
 
-// start settles what must not be executed, reports the start of the rest, and
-// divides it among the demands, the oldest first.
-func (l *line) start(ctx context.Context, ds []broker.Delivery, taken []*demand, began time.Time) error {
+// start settles what must not be executed, puts off what has to wait for its rate
+// limit, reports the start of the rest, and divides it among the demands, the oldest
+// first. It says whether something was put off, in whose place more can come.
+func (l *line) start(ctx context.Context, ds []broker.Delivery, taken []*demand, began time.Time) (put bool, err error) {
 	if len(ds) == 0 {
-		return nil
+		return false, nil
 	}
+	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), brokerTime)
+	defer cancel()
+	sound, put := l.sift(call, ds)
+	gs := l.divide(sound, taken, began)
+	if len(gs) == 0 {
+		return put, nil
+	}
+	renewals := make([]broker.Renewal, len(gs))
+	for i, g := range gs {
+		renewals[i] = broker.Renewal{Receipt: g.delivery.Receipt, Start: true, Extend: g.lease, Worker: g.worker}
+	}
+	errs, err := l.p.broker().Renew(call, renewals)
+	if err != nil {
+		l.p.giveBack(call, gs)
+		return put, err
+	}
+	for i, g := range gs {
+		if errs[i] == nil {
+			g.to.got = append(g.to.got, g)
+			l.p.s.tally.Started(&g.delivery)
+		}
+	}
+	return put, nil
+}
+
+// sift settles what is not to be handed out now, and returns the rest.
+func (l *line) sift(ctx context.Context, ds []broker.Delivery) (sound []*broker.Delivery, put bool) {
 	now := time.Now()
-	var refused []broker.Settlement
-	var refusals []*broker.Delivery
-	var gs []*given
-	var renewals []broker.Renewal
+	var away []broker.Settlement
+	var gone []*broker.Delivery
+	for i := range ds {
+		l.p.s.tally.Received(&ds[i])
+		if st, no := l.p.refuse(&ds[i], now); no {
+			away, gone = append(away, st), append(gone, &ds[i])
+			continue
+		}
+		sound = append(sound, &ds[i])
+	}
+	off := l.p.s.limits.sift(ctx, l.p.elsewhere(l.p.worker), sound, now)
+	if len(off) > 0 {
+		kept := sound[:0]
+		for _, d := range sound {
+			if st, wait := off[d]; wait {
+				away, gone = append(away, st), append(gone, d)
+			} else {
+				kept = append(kept, d)
+			}
+		}
+		sound = kept
+	}
+	l.settleAway(ctx, away, gone)
+	return sound, len(off) > 0
+}
+
+// divide gives deliveries to the demands, the oldest first.
+func (l *line) divide(ds []*broker.Delivery, taken []*demand, began time.Time) []*given {
+	now := time.Now()
+	gs := make([]*given, 0, len(ds))
 	to, room := 0, 0
 	if len(taken) > 0 {
 		room = taken[0].count
 	}
-	for i := range ds {
-		l.p.s.tally.Received(&ds[i])
-		if st, no := l.p.refuse(&ds[i], now); no {
-			refused, refusals = append(refused, st), append(refusals, &ds[i])
-			continue
-		}
+	for _, d := range ds {
 		for room == 0 && to+1 < len(taken) {
 			to++
 			room = taken[to].count
@@ -140,48 +192,30 @@ func (l *line) start(ctx context.Context, ds []broker.Delivery, taken []*demand,
 			break // more than was asked for: closing gives it back
 		}
 		room--
-		d := taken[to]
-		g := &given{delivery: ds[i], line: l, worker: d.worker, lease: d.lease, started: now, to: d}
+		dm := taken[to]
+		g := &given{delivery: *d, line: l, worker: dm.worker, lease: dm.lease, started: now, to: dm}
 		if g.lease == 0 {
-			g.lease = ds[i].Lease
+			g.lease = d.Lease
 		}
 		g.until = began.Add(g.lease)
 		gs = append(gs, g)
-		renewals = append(renewals, broker.Renewal{Receipt: ds[i].Receipt, Start: true, Extend: g.lease, Worker: g.worker})
 	}
-	call, cancel := context.WithTimeout(context.WithoutCancel(ctx), brokerTime)
-	defer cancel()
-	l.settleRefused(call, refused, refusals)
-	if len(renewals) == 0 {
-		return nil
-	}
-	errs, err := l.p.broker().Renew(call, renewals)
-	if err != nil {
-		l.p.giveBack(call, gs)
-		return err
-	}
-	for i, g := range gs {
-		if errs[i] == nil {
-			g.to.got = append(g.to.got, g)
-			l.p.s.tally.Started(&g.delivery)
-		}
-	}
-	return nil
+	return gs
 }
 
-// settleRefused settles deliveries that must not be executed.
-func (l *line) settleRefused(ctx context.Context, refused []broker.Settlement, ds []*broker.Delivery) {
-	if len(refused) == 0 {
+// settleAway settles deliveries that are not executed now.
+func (l *line) settleAway(ctx context.Context, away []broker.Settlement, ds []*broker.Delivery) {
+	if len(away) == 0 {
 		return
 	}
-	errs, err := l.p.broker().Settle(ctx, refused)
+	errs, err := l.p.broker().Settle(ctx, away)
 	if err != nil {
-		l.p.log.Warn("cannot settle what must not be executed", "count", len(refused), "error", err)
+		l.p.log.Warn("cannot settle what is not executed now", "count", len(away), "error", err)
 		return
 	}
 	for i, d := range ds {
 		if errs[i] == nil {
-			l.p.s.tally.Ended(d, &refused[i].Outcome)
+			l.p.s.tally.Ended(d, &away[i].Outcome)
 		}
 	}
 }
@@ -201,9 +235,16 @@ func (l *line) wait(ctx context.Context, consumer broker.Consumer, atMost time.D
 	l.p.mu.Unlock()
 }
 
+// elsewhere judges what a worker executes.
+func (p *pullers) elsewhere(worker string) runner.Elsewhere {
+	return runner.Elsewhere{
+		Worker: worker, Keep: p.s.opts.Retention, MaxDeliveries: p.s.opts.MaxDeliveries, Ahead: time.Duration(p.ahead.Load()),
+	}
+}
+
 // refuse is the settlement of what nobody may execute.
 func (p *pullers) refuse(d *broker.Delivery, now time.Time) (broker.Settlement, bool) {
-	e := runner.Elsewhere{Worker: p.worker, Keep: p.s.opts.Retention, MaxDeliveries: p.s.opts.MaxDeliveries}
+	e := p.elsewhere(p.worker)
 	if st, no := e.Refuse(d, now); no {
 		return st, true
 	}

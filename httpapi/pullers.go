@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/stemjobs/stem/broker"
@@ -22,7 +23,8 @@ const maxLines = 256
 type pullers struct {
 	s      *Server
 	log    *slog.Logger
-	worker string // the consumers' own name
+	worker string       // the consumers' own name
+	ahead  atomic.Int64 // ns: how far the store's clock is ahead of ours, as a line last heard
 
 	mu     sync.Mutex
 	lines  map[string]*line
@@ -134,8 +136,9 @@ func (p *pullers) take(l *line) []*demand {
 }
 
 // giveOut answers the demands that got something, or wait no longer, and says
-// whether any still waits.
-func (p *pullers) giveOut(l *line, taken []*demand, err error) (waiting bool) {
+// whether any still waits. There are more tasks behind some that were put off: who
+// does not wait is not told that there are none because of these.
+func (p *pullers) giveOut(l *line, taken []*demand, more bool, err error) (waiting bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	stopping := p.s.stop.Err() != nil
@@ -145,7 +148,11 @@ func (p *pullers) giveOut(l *line, taken []*demand, err error) (waiting bool) {
 	var rest []*demand
 	for _, d := range taken {
 		d.taken = false
-		if err == nil && len(d.got) == 0 && !d.once && !d.leaving && !stopping {
+		if more {
+			d.rounds++
+		}
+		once := d.once && !(more && d.rounds < lineRounds)
+		if err == nil && len(d.got) == 0 && !once && !d.leaving && !stopping {
 			rest = append(rest, d)
 			continue
 		}
@@ -286,7 +293,7 @@ func (p *pullers) giveBack(ctx context.Context, gs []*given) {
 	batch := make([]broker.Settlement, len(gs))
 	receipts := make([]broker.Receipt, len(gs))
 	for i, g := range gs {
-		batch[i] = runner.Elsewhere{Worker: g.worker}.GivenBack(&g.delivery, now)
+		batch[i] = p.elsewhere(g.worker).GivenBack(&g.delivery, now)
 		receipts[i] = g.delivery.Receipt
 	}
 	if _, err := p.broker().Settle(ctx, batch); err != nil {

@@ -92,6 +92,7 @@ type Server struct {
 	halt     context.CancelFunc
 
 	pullers pullers
+	limits  rateLimits // of what pullers take
 	tally   *runner.Tally
 	answers memo
 	ran     atomic.Bool
@@ -150,6 +151,7 @@ func NewServer(client *stem.Client, o Options) (*Server, error) {
 	}
 	s.stop, s.halt = context.WithCancel(context.Background())
 	s.pullers.init(s)
+	s.limits.init(s)
 	s.tally = runner.NewTally(o.Meter, s.pullers.worker)
 	if err := s.buildRoutes(); err != nil {
 		s.halt()

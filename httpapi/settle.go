@@ -191,7 +191,7 @@ func (s *Server) settlement(ctx context.Context, r pullReceipt, o *TaskOutcome, 
 	if !o.StartedAt.IsZero() {
 		started = o.StartedAt
 	}
-	e := runner.Elsewhere{Worker: worker, Keep: s.opts.Retention, MaxDeliveries: s.opts.MaxDeliveries}
+	e := s.pullers.elsewhere(worker)
 	switch o.Outcome {
 	case outcomeSucceeded:
 		result := o.Result

@@ -16,6 +16,7 @@ type Elsewhere struct {
 	Keep          time.Duration // of terminal statuses when the envelope says nothing; 0: 24 h
 	MaxResult     int           // bytes; 0: task.DefaultMaxSize
 	MaxDeliveries int           // counted starts without settlement; 0: 10
+	Ahead         time.Duration // how far the store's clock is ahead of ours, as broker.Batch has it
 }
 
 func (e Elsewhere) job(d *broker.Delivery, started time.Time) (*Runner, *Job) {
@@ -26,7 +27,9 @@ func (e Elsewhere) job(d *broker.Delivery, started time.Time) (*Runner, *Job) {
 	if cfg.MaxResult == 0 {
 		cfg.MaxResult = task.DefaultMaxSize
 	}
-	return &Runner{cfg: cfg}, &Job{Delivery: *d, Worker: e.Worker, Started: started}
+	r := &Runner{cfg: cfg}
+	r.ahead.Store(int64(e.Ahead))
+	return r, &Job{Delivery: *d, Worker: e.Worker, Started: started}
 }
 
 // Refuse is the settlement of a delivery that must not be executed at all: a
@@ -36,7 +39,7 @@ func (e Elsewhere) Refuse(d *broker.Delivery, now time.Time) (broker.Settlement,
 	if limit == 0 {
 		limit = defaultMaxDeliveries
 	}
-	v, refused := refusal(d, limit, now)
+	v, refused := refusal(d, limit, now.Add(e.Ahead))
 	if !refused {
 		return broker.Settlement{}, false
 	}
@@ -64,6 +67,20 @@ func (e Elsewhere) Failed(d *broker.Delivery, started time.Time, err error, now 
 func (e Elsewhere) GivenBack(d *broker.Delivery, now time.Time) broker.Settlement {
 	r, j := e.job(d, time.Time{})
 	return r.settlement(j, r.outcome(j, j.giveBack(), now))
+}
+
+// HasSlot reports whether a delivery comes for the slot of a rate limit that was
+// reserved for it, and in time.
+func (e Elsewhere) HasSlot(d *broker.Delivery, now time.Time) bool {
+	return hasSlot(d, now.Add(e.Ahead))
+}
+
+// PutOff is the settlement of a delivery that waits for the slot of a rate limit,
+// or, when at is zero, that nobody could ask for one for so long.
+func (e Elsewhere) PutOff(d *broker.Delivery, at time.Time, wait time.Duration, now time.Time) broker.Settlement {
+	r, j := e.job(d, time.Time{})
+	v := verdict{state: task.Queued, at: at, wait: wait, reserved: !at.IsZero()}
+	return r.settlement(j, r.outcome(j, v, now))
 }
 
 func (r *Runner) settlement(j *Job, o task.Outcome) broker.Settlement {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/store"
 	"github.com/stemjobs/stem/task"
 )
@@ -45,12 +46,15 @@ type limits struct {
 // A slot is good for one lease, at its moment: rule B31 of package broker sees
 // to the lease. now is by the store's clock.
 func (j *Job) slotOf(now time.Time) (free bool) {
-	d := &j.Delivery
 	if j.limit = j.r.rates.use(j.task); j.limit == nil {
 		return true
 	}
-	j.slot = d.Reserved && (d.NotBefore.IsZero() || now.Sub(d.NotBefore) <= slotGrace)
+	j.slot = hasSlot(&j.Delivery, now)
 	return j.slot
+}
+
+func hasSlot(d *broker.Delivery, now time.Time) bool {
+	return d.Reserved && (d.NotBefore.IsZero() || now.Sub(d.NotBefore) <= slotGrace)
 }
 
 // limit asks for slots for what was received and needs one, in one call. Who
