@@ -3,7 +3,6 @@ package httpapi
 import (
 	"encoding"
 	"encoding/json"
-	"errors"
 	"math"
 	"reflect"
 	"strconv"
@@ -117,7 +116,7 @@ type decoder struct {
 // decode reads data into the value that into points to.
 func (s *shape) decode(data []byte, into any) *Problem {
 	if err := task.ValidateJSON("body", data); err != nil {
-		return problem(malformedJSON, "%s", errors.Unwrap(err))
+		return problem(malformedJSON, "%v", err)
 	}
 	d := decoder{data: data}
 	d.space()

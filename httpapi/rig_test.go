@@ -106,10 +106,14 @@ func (r reply) into(t testing.TB, v any) {
 	}
 }
 
-// problem is the slug of a problem's type; "" for another answer.
+// problem is the slug of a problem's type; "" for another answer, and for one
+// that does not tell people what is wrong.
 func (r reply) problem() string {
 	var p httpapi.Problem
 	if r.header.Get("Content-Type") != "application/problem+json" || json.Unmarshal(r.body, &p) != nil || p.Status != r.status || p.RequestID == "" {
+		return ""
+	}
+	if p.Detail == "" || strings.Contains(p.Detail, "%!") || strings.Contains(p.Detail, "<nil>") {
 		return ""
 	}
 	return strings.TrimPrefix(p.Type, "/problems/")

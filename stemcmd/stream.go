@@ -8,10 +8,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/stemjobs/stem"
+	"github.com/stemjobs/stem/internal/nearest"
 )
 
 // A stream is stored in batches of at most so much, and no more than that is
@@ -47,10 +50,7 @@ func parseLine(raw []byte) (*streamLine, error) {
 	d.DisallowUnknownFields()
 	l := &streamLine{}
 	if err := d.Decode(l); err != nil {
-		if errors.Is(err, io.ErrUnexpectedEOF) {
-			err = errors.New("the line ends in the middle of the object")
-		}
-		return nil, fmt.Errorf("want one JSON object a line: %w", err)
+		return nil, fmt.Errorf("want one JSON object a line: %w", lineError(err))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("want one JSON object a line: more follows it")
@@ -62,6 +62,37 @@ func parseLine(raw []byte) (*streamLine, error) {
 		l.Task = l.Name
 	}
 	return l, nil
+}
+
+// lineError says what is wrong with a line in the words of a line, and not of
+// the Go value that it is read into.
+func lineError(err error) error {
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("the line ends in the middle of the object")
+	}
+	var typed *json.UnmarshalTypeError
+	if errors.As(err, &typed) {
+		want := map[reflect.Kind]string{reflect.Int: "a whole number", reflect.String: "a string"}[typed.Type.Kind()]
+		if want == "" {
+			want = "an object"
+		}
+		if typed.Field == "" {
+			return fmt.Errorf("this is a JSON %s", typed.Value)
+		}
+		return fmt.Errorf("%s: want %s, got a JSON %s", typed.Field, want, typed.Value)
+	}
+	field, ok := strings.CutPrefix(err.Error(), "json: unknown field ")
+	if !ok {
+		return err
+	}
+	var known []string
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[streamLine]()) {
+		known = append(known, f.Tag.Get("json"))
+	}
+	if n := nearest.Word(strings.Trim(field, `"`), known); n != "" {
+		return fmt.Errorf("unknown field %s; did you mean %q?", field, n)
+	}
+	return fmt.Errorf("unknown field %s (known: %s)", field, strings.Join(known, ", "))
 }
 
 // options turns the fields of a line into options.
