@@ -89,6 +89,13 @@ func (r *rateLimits) refresh(ctx context.Context, now time.Time) {
 	}
 }
 
+// forget has what is changed read anew when it is needed next.
+func (r *rateLimits) forget() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.read = time.Time{}
+}
+
 // of is the limit that is in force for a task; nil: none.
 func (r *rateLimits) of(name string) *runner.Limit {
 	d, known := r.declared[name]

@@ -61,13 +61,17 @@ func TestPullAtAChangedRate(t *testing.T) {
 		t.Errorf("3 at 2 a second took %s", took)
 	}
 	r.must(200, "PUT", "/v1/rates/py.add", `{"rate":"1/h"}`, nil)
-	eventually(t, "the server knows", func() bool {
-		r.enqueue(`{"name":"py.add"}`)
-		return len(r.lease(`{"queues":["default"]}`)) == 0
-	})
+	r.enqueue(`{"name":"py.add","id":"next"}`)
+	r.enqueue(`{"name":"py.add","id":"later"}`)
+	if got := r.lease(`{"queues":["default"],"wait":"20s"}`); len(got) != 1 || got[0].ID != "next" {
+		t.Errorf("the next slot: %+v", got)
+	}
+	if got := r.lease(`{"queues":["default"]}`); len(got) != 0 || time.Until(r.status("later").NotBefore) < 50*time.Minute {
+		t.Errorf("at one an hour: %+v, %+v", got, r.status("later"))
+	}
 	r.must(200, "PUT", "/v1/rates/py.add", `{"rate":"none"}`, nil)
-	eventually(t, "the server knows", func() bool {
-		r.enqueue(`{"name":"py.add"}`)
-		return len(r.lease(`{"queues":["default"]}`)) == 1
-	})
+	r.enqueue(`{"name":"py.add"}`)
+	if got := r.lease(`{"queues":["default"]}`); len(got) != 1 {
+		t.Errorf("without a limit: %+v", got)
+	}
 }

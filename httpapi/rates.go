@@ -115,8 +115,9 @@ func (s *Server) deleteRate(c *call) (any, error) {
 	return s.tellRate(c, name, wait)
 }
 
-// tellRate tells workers of a change that is kept.
+// tellRate tells workers of a change that is kept, and this server's own pullers.
 func (s *Server) tellRate(c *call, name string, wait time.Duration) (any, error) {
+	s.limits.forget()
 	asked, err := s.askAll(c, "*", wait, stem.CommandRate, stem.RateArgs{Task: name})
 	if err != nil && !errors.Is(err, broker.ErrUnsupported) {
 		return nil, err
