@@ -21,6 +21,7 @@ func (s *session) rootCommand() *cobra.Command {
 		Use:           s.app.Name,
 		Short:         short,
 		Long:          short + ".\n\n" + rootHelp,
+		Example:       rootExamples,
 		Version:       s.describeBuild().Version, // of --version
 		SilenceErrors: true, SilenceUsage: true,
 		Args: cobra.ArbitraryArgs, // checkWords has looked at them
@@ -44,6 +45,7 @@ func (s *session) rootCommand() *cobra.Command {
 			continue // every command inherits the flag
 		}
 	}
+	root.InitDefaultHelpCmd() // so that it is among the commands
 	nameExamples(root, s.app.Name)
 	return root
 }
@@ -59,6 +61,11 @@ Data goes to standard output, everything else to standard error. Exit codes:
   5  refused, or not confirmed
   6  partly done`
 
+const rootExamples = `  {{stem}} dev
+  {{stem}} enqueue email.send --args '{"to":"a@example.com"}' --broker sqlite:stem.db
+  {{stem}} tasks ls state:failed
+  {{stem}} dlq replay --queue default --limit 10 --dry-run`
+
 func (s *session) addGlobalFlags(f *pflag.FlagSet) {
 	f.String("broker", "", "`URL` of the store of tasks (STEM_BROKER_URL)")
 	f.String("backend", "", "`URL` of the store of statuses; default: the broker's (STEM_RESULT_BACKEND_URL)")
@@ -71,12 +78,20 @@ func (s *session) addGlobalFlags(f *pflag.FlagSet) {
 	f.Var(&s.flags.timeout, "timeout", "give up after this long; default: 30s where a command only asks, never where it waits or works")
 }
 
-// nameExamples puts the program's own name into the examples.
+// nameExamples puts the program's own name into the examples. A command that
+// only holds others shows the first example of each of them.
 func nameExamples(c *cobra.Command, name string) {
-	c.Example = strings.ReplaceAll(c.Example, "{{stem}}", name)
+	var first []string
 	for _, sub := range c.Commands() {
 		nameExamples(sub, name)
+		if line, _, _ := strings.Cut(sub.Example, "\n"); line != "" && sub.IsAvailableCommand() {
+			first = append(first, line)
+		}
 	}
+	if c.Example == "" {
+		c.Example = strings.Join(first, "\n")
+	}
+	c.Example = strings.ReplaceAll(c.Example, "{{stem}}", name)
 }
 
 // group makes a command that only holds others.

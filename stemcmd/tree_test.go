@@ -19,10 +19,10 @@ func TestEveryCommandIsDocumented(t *testing.T) {
 		if c.Short == "" || strings.HasSuffix(c.Short, ".") {
 			t.Errorf("%s: short %q: want one line without a full stop", path, c.Short)
 		}
+		if !strings.Contains(c.Example, path) {
+			t.Errorf("%s has no example of itself: %q", path, c.Example)
+		}
 		if c.Runnable() && !c.HasSubCommands() {
-			if !strings.Contains(c.Example, path) {
-				t.Errorf("%s has no example of itself: %q", path, c.Example)
-			}
 			if c.Args == nil && c.ValidArgsFunction == nil && c.Name() != "help" && c.Name() != "show" {
 				t.Errorf("%s does not check its arguments", path)
 			}
