@@ -104,7 +104,7 @@ func (l *line) exchange(ctx context.Context, consumer broker.Consumer, taken []*
 	switch {
 	case err != nil:
 		return lineLook, err
-	case batch.More && waiting:
+	case (batch.More || put) && waiting: // the moment of what was put off is not in Next yet
 		return 0, nil
 	case !waiting:
 		return lineSlow, nil

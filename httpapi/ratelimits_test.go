@@ -49,7 +49,7 @@ func TestPullAtAChangedRate(t *testing.T) {
 		}
 	})
 	r := newRigOn(t, b, httpapi.Options{})
-	r.must(200, "PUT", "/v1/rates/py.add", `{"rate":"2/s"}`, nil)
+	r.must(200, "PUT", "/v1/rates/py.add", `{"rate":"2/s","timeout":"1ms"}`, nil)
 	began := time.Now()
 	for i := range 3 {
 		r.enqueue(fmt.Sprintf(`{"name":"py.add","id":"p%d"}`, i))
@@ -60,7 +60,7 @@ func TestPullAtAChangedRate(t *testing.T) {
 	if took := time.Since(began); took < 990*time.Millisecond {
 		t.Errorf("3 at 2 a second took %s", took)
 	}
-	r.must(200, "PUT", "/v1/rates/py.add", `{"rate":"1/h"}`, nil)
+	r.must(200, "PUT", "/v1/rates/py.add", `{"rate":"1/h","timeout":"1ms"}`, nil)
 	r.enqueue(`{"name":"py.add","id":"next"}`)
 	r.enqueue(`{"name":"py.add","id":"later"}`)
 	if got := r.lease(`{"queues":["default"],"wait":"20s"}`); len(got) != 1 || got[0].ID != "next" {
@@ -69,7 +69,7 @@ func TestPullAtAChangedRate(t *testing.T) {
 	if got := r.lease(`{"queues":["default"]}`); len(got) != 0 || time.Until(r.status("later").NotBefore) < 50*time.Minute {
 		t.Errorf("at one an hour: %+v, %+v", got, r.status("later"))
 	}
-	r.must(200, "PUT", "/v1/rates/py.add", `{"rate":"none"}`, nil)
+	r.must(200, "PUT", "/v1/rates/py.add", `{"rate":"none","timeout":"1ms"}`, nil)
 	r.enqueue(`{"name":"py.add"}`)
 	if got := r.lease(`{"queues":["default"]}`); len(got) != 1 {
 		t.Errorf("without a limit: %+v", got)
