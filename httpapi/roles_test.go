@@ -80,7 +80,7 @@ func TestEveryRouteWithEveryRole(t *testing.T) {
 func TestParseTokensRefuses(t *testing.T) {
 	for _, text := range []string{
 		"justatoken", "a:read", "a:read:short", ":read:0123456789abcdef", "a:admin:0123456789abcdef", "a::0123456789abcdef",
-		"a:read+:0123456789abcdef", "a:read:sha256:abc", "a:read:sha256:" + strings.Repeat("z", 64), "a:read:sha256:" + strings.Repeat("a", 66),
+		"a:read+:0123456789abcdef", "a:0123456789abcdef:read", "a:read:0123456789abcdef,b:work:0123456789abcdef", "a:read:sha256:abc", "a:read:sha256:" + strings.Repeat("z", 64), "a:read:sha256:" + strings.Repeat("a", 66),
 	} {
 		tokens, err := httpapi.ParseTokens(text)
 		if err == nil || strings.Contains(err.Error(), "0123456789abcdef") {
@@ -89,6 +89,28 @@ func TestParseTokensRefuses(t *testing.T) {
 	}
 	if tokens, err := httpapi.ParseTokens("\n # none\n"); err != nil || tokens != nil {
 		t.Errorf("no tokens: %v, %v", tokens, err)
+	}
+}
+
+// TestTaskExistsTellsNoMoreThanTheRole enqueues under an id that is in use: who
+// has it is for those who may look.
+func TestTaskExistsTellsNoMoreThanTheRole(t *testing.T) {
+	tokens := append(allTokens(t), httpapi.NewToken("both", secret+"both", httpapi.Enqueue, httpapi.Read))
+	r := newRig(t, httpapi.Options{Tokens: tokens})
+	r.token = secret + "enqueue"
+	r.enqueue(`{"name":"a","id":"taken","args":"of another caller"}`)
+	for token, shown := range map[string]bool{"enqueue": false, "both": true, "operate": true} {
+		r.token = secret + token
+		one := r.do("POST", "/v1/tasks", `{"name":"a","id":"taken"}`)
+		many := r.must(200, "POST", "/v1/tasks/batch", `{"tasks":[{"name":"a","id":"taken"}]}`, nil)
+		if one.problem() != "task-exists" || !strings.Contains(string(one.body), "taken exists and is queued") {
+			t.Errorf("%s: %d %s", token, one.status, one.body)
+		}
+		for _, got := range []reply{one, many} {
+			if strings.Contains(string(got.body), "of another caller") != shown {
+				t.Errorf("%s: %s", token, got.body)
+			}
+		}
 	}
 }
 

@@ -148,7 +148,7 @@ func (s *Server) postTask(c *call) (any, error) {
 		err = receipts[0].Err
 	}
 	if err != nil {
-		p := problemOf(err)
+		p := c.refusal(err)
 		if len(receipts) == 1 {
 			p.ID = receipts[0].ID
 		}
@@ -190,10 +190,20 @@ func (s *Server) postBatch(c *call) (any, error) {
 	for i, r := range receipts {
 		answer.Tasks[i] = Enqueued{ID: r.ID, Duplicate: r.Duplicate}
 		if r.Err != nil {
-			answer.Tasks[i].Error = problemOf(r.Err)
+			answer.Tasks[i].Error = c.refusal(r.Err)
 		}
 	}
 	return answer, nil
+}
+
+// refusal is the problem of a task that was not enqueued. Whoever may not look
+// at tasks learns that the id is in use, and nothing of who has it.
+func (c *call) refusal(err error) *Problem {
+	p := problemOf(err)
+	if c.token != nil && !c.token.may(Read) {
+		p.Task = nil
+	}
+	return p
 }
 
 // taskID is the path's task id.

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -61,6 +62,9 @@ func ParseTokens(text string) ([]Token, error) {
 			if err != nil {
 				return nil, fmt.Errorf("API token %d, line %d: %w", len(tokens)+1, i+1, err)
 			}
+			if other := slices.IndexFunc(tokens, func(o Token) bool { return o.Hash == t.Hash }); other >= 0 {
+				return nil, fmt.Errorf("API token %d, line %d: %s: it is the same as token %d: give one token all its roles", len(tokens)+1, i+1, t.Name, other+1)
+			}
 			tokens = append(tokens, t)
 		}
 	}
@@ -77,7 +81,12 @@ func parseToken(entry string) (Token, error) {
 	for r := range strings.SplitSeq(roles, "+") {
 		role := Role(r)
 		if !slices.Contains(Roles(), role) {
-			return t, fmt.Errorf("%s: unknown role %.20q: want any of read, enqueue, work, operate, joined by +", name, r)
+			if len(r) >= minToken { // perhaps the token itself, in the wrong place
+				r = "of " + strconv.Itoa(len(r)) + " bytes"
+			} else {
+				r = strconv.Quote(r)
+			}
+			return t, fmt.Errorf("%s: unknown role %s: want any of read, enqueue, work, operate, joined by +", name, r)
 		}
 		t.Roles = append(t.Roles, role)
 	}
