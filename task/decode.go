@@ -24,6 +24,30 @@ func Decode(data []byte) (*Envelope, error) {
 	if len(data) <= sharedText {
 		d.text = string(data)
 	}
+	return d.decode()
+}
+
+// DecodeRest reads the rest of an envelope of which a store keeps some fields
+// beside it: ID, EnqueuedAt, NotBefore, Priority, Attempt and Queue are those of
+// known, and the text must not have them. All else is as for Decode. The envelope
+// may share memory with text and known.
+func DecodeRest(text string, known Envelope) (*Envelope, error) {
+	data := []byte(text)
+	if err := checkUTF8(data); err != nil {
+		return nil, invalid("envelope: %w", err)
+	}
+	e := &Envelope{
+		ID: known.ID, EnqueuedAt: known.EnqueuedAt, NotBefore: known.NotBefore,
+		Priority: known.Priority, Attempt: known.Attempt, Queue: known.Queue,
+	}
+	d := decoder{data: data, env: e, seen: knownFields}
+	if len(data) <= sharedText {
+		d.text = text
+	}
+	return d.decode()
+}
+
+func (d *decoder) decode() (*Envelope, error) {
 	if err := d.envelope(); err != nil {
 		return nil, invalid("envelope: %w", err)
 	}
@@ -57,6 +81,8 @@ const (
 	fieldVisibilityTimeout
 	fieldQueue
 	fieldMeta
+
+	knownFields = fieldID | fieldEnqueuedAt | fieldNotBefore | fieldPriority | fieldAttempt | fieldQueue // to DecodeRest
 )
 
 func fieldOf(key []byte) int {

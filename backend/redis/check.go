@@ -339,7 +339,7 @@ func (db *DB) deadQueues(ctx context.Context, tag string, ids []string) ([]strin
 		if err != nil {
 			return nil, unavailable(err)
 		}
-		v, err := parseValue(ids[i], text)
+		v, err := parseValue(text)
 		if err != nil {
 			continue
 		}

@@ -216,7 +216,7 @@ func readDeadLetter(m []rueidis.RedisMessage) (e deadEntry, err error) {
 	if err != nil {
 		return e, err
 	}
-	v, err := parseValue(e.id, text)
+	v, err := parseValue(text)
 	if err != nil {
 		e.DeadLetter = broker.DeadLetter{Envelope: &task.Envelope{ID: e.id}, Raw: []byte(text), DeadAt: moment(e.at)}
 		return e, nil
@@ -231,8 +231,8 @@ func readDeadLetter(m []rueidis.RedisMessage) (e deadEntry, err error) {
 	if n := len(e.Errors); n > 0 {
 		e.Error = &e.Errors[n-1]
 	}
-	if e.Envelope, err = v.decode(); err != nil || e.Envelope.ID != e.id {
-		e.Envelope, e.Raw = &task.Envelope{ID: e.id}, []byte(v.envelope)
+	if e.Envelope, err = v.decode(e.id); err != nil || e.Envelope.ID != e.id {
+		e.Envelope, e.Raw = &task.Envelope{ID: e.id}, v.whole(e.id)
 	}
 	return e, nil
 }

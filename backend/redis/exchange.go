@@ -205,12 +205,12 @@ func (a *answer) delivery(m []rueidis.RedisMessage, epoch int64, sel *selection)
 		return err
 	}
 	d := broker.Delivery{Receipt: broker.Receipt{ID: id, Epoch: epoch}, Lease: sel.consumer.sub.Lease}
-	p, err := parseValue(id, v)
+	p, err := parseValue(v)
 	if err != nil {
-		p = &value{envelope: v[min(len(v), strings.IndexByte(v, '\n')+1):]}
+		p = value{envelope: v[min(len(v), strings.IndexByte(v, '\n')+1):]}
 		d.Malformed = fmt.Errorf("%w value: %w", task.ErrInvalid, err)
 	}
-	d.Size, d.Queue, d.Attempt = len(p.envelope), p.queue, p.attempt
+	d.Size, d.Queue, d.Attempt = p.size(id), p.queue, p.attempt
 	if p.flag&flagDelayed != 0 {
 		d.NotBefore = moment(p.notBefore)
 	}
@@ -224,7 +224,7 @@ func (a *answer) delivery(m []rueidis.RedisMessage, epoch int64, sel *selection)
 		d.NotBefore, d.Lease = moment(r.notBefore), time.Duration(r.lease)*time.Millisecond
 	}
 	if d.Malformed == nil {
-		d.Envelope, d.Malformed = task.Decode(rueidisBytes(p.envelope))
+		d.Envelope, d.Malformed = p.decode(id)
 		if d.Malformed == nil && d.Envelope.ID != id {
 			d.Malformed = fmt.Errorf("%w envelope: it is stored as %s and says %s", task.ErrInvalid, id, d.Envelope.ID)
 		}
@@ -239,9 +239,6 @@ func (a *answer) delivery(m []rueidis.RedisMessage, epoch int64, sel *selection)
 	a.values = append(a.values, v)
 	return nil
 }
-
-// rueidisBytes copies: what an envelope refers to must not keep a whole batch.
-func rueidisBytes(s string) []byte { return []byte(s) }
 
 // readNews reads what a consumer is told of revocations: a line "ID EPOCH
 // TERMINATE REASON" each.

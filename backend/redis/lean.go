@@ -2,6 +2,7 @@ package redis
 
 import (
 	"bytes"
+	"encoding/json"
 	"strconv"
 	"strings"
 	"time"
@@ -64,16 +65,77 @@ func leanOf(e *task.Envelope, data []byte) (parts [6][]byte, moved int) {
 	return parts, head - 1
 }
 
-// fatten gives a lean envelope back what it lacks.
-func (p *value) fatten(id string) {
-	if !strings.HasPrefix(p.envelope, leanStart) {
-		return
+// lean reports whether an envelope is kept without what the key and the line say.
+func (p *value) lean() bool { return strings.HasPrefix(p.envelope, leanStart) }
+
+// whole is an envelope with all that belongs to it, as it was published.
+func (p *value) whole(id string) []byte {
+	if !p.lean() {
+		return []byte(p.envelope)
 	}
-	b := make([]byte, 0, len(p.envelope)+len(id)+len(p.queue)+192)
+	return append(p.appendKnown(make([]byte, 0, p.size(id)), id), p.envelope[1:]...)
+}
+
+// appendKnown appends what a lean envelope lacks.
+func (p *value) appendKnown(b []byte, id string) []byte {
 	b = append(append(append(b, wholeStart...), id...), '"')
 	b = appendQueue(b, p.queue)
 	b = appendMoments(b, time.UnixMilli(p.enqueued), moment(p.notBefore))
-	b = append(appendNumbers(b, p.priority, p.attempt), ',')
-	p.argsAt += len(b) - 1
-	p.envelope = string(append(b, p.envelope[1:]...))
+	return append(appendNumbers(b, p.priority, p.attempt), ',')
+}
+
+// size is how many bytes the whole envelope has.
+func (p *value) size(id string) int {
+	if !p.lean() {
+		return len(p.envelope)
+	}
+	const moments, numbers = len(`,"enqueuedAt":"","notBefore":""`) + 2*len(leanTime), len(`,"priority":0,"attempt":0,`)
+	n := len(p.envelope) - 1 + len(wholeStart) + len(id) + 1 + len(`,"queue":""`) + len(p.queue) + moments + numbers
+	if p.notBefore == 0 {
+		n -= len(`,"notBefore":""`) + len(leanTime)
+	}
+	return n + digits(p.attempt) - 1
+}
+
+// digits is how many a number has that is not below 0.
+func digits(n int) int {
+	count := 1
+	for ; n >= 10; n /= 10 {
+		count++
+	}
+	return count
+}
+
+// known are the fields that a lean envelope lacks.
+func (p *value) known(id string) task.Envelope {
+	return task.Envelope{
+		ID: id, Queue: p.queue, EnqueuedAt: time.UnixMilli(p.enqueued).UTC(), NotBefore: moment(p.notBefore),
+		Priority: p.priority, Attempt: p.attempt,
+	}
+}
+
+// decode reads the envelope, of which an ended task may have a part of the args
+// alone.
+func (p *value) decode(id string) (*task.Envelope, error) {
+	text, args := p.envelope, json.RawMessage(nil)
+	if p.flag&flagCut != 0 {
+		const kept = 1024
+		at := p.argsAt
+		if at+kept > len(text) {
+			return nil, errForeign
+		}
+		args = task.KeepArgs(json.RawMessage(text[at:at+kept] + strings.Repeat(" ", max(0, p.argsLen-kept))))
+		text = text[:at] + "null" + text[at+kept:]
+	}
+	var e *task.Envelope
+	var err error
+	if p.lean() {
+		e, err = task.DecodeRest(text, p.known(id))
+	} else {
+		e, err = task.Decode([]byte(text))
+	}
+	if err == nil && args != nil {
+		e.Args = args
+	}
+	return e, err
 }

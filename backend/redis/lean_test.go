@@ -67,6 +67,9 @@ func TestStoredEnvelopeComesBackWhole(t *testing.T) {
 			if err != nil || got[i].Malformed != nil || !bytes.Equal(data, want[id]) {
 				t.Errorf("task %s: %v %v\n got %s\nwant %s", id, err, got[i].Malformed, data, want[id])
 			}
+			if got[i].Size != len(data) {
+				t.Errorf("task %s has %d bytes, and is said to have %d", id, len(data), got[i].Size)
+			}
 			delete(want, id)
 		}
 	}

@@ -168,8 +168,11 @@ func (x *exchange) send(ctx context.Context, asks []ask) (more []int) {
 			continue
 		}
 		x.c.note(asks[i].partition, a, x)
-		x.batch.Deliveries = append(x.batch.Deliveries, a.deliveries...)
-		x.values = append(x.values, a.values...)
+		if x.batch.Deliveries == nil {
+			x.batch.Deliveries, x.values = a.deliveries, a.values
+		} else {
+			x.batch.Deliveries, x.values = append(x.batch.Deliveries, a.deliveries...), append(x.values, a.values...)
+		}
 		x.batch.Revoked = append(x.batch.Revoked, a.revoked...)
 		if n := asks[i].sel.count; a.more && n > 0 && len(a.deliveries) >= n {
 			more = append(more, asks[i].partition)

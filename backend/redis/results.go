@@ -92,7 +92,7 @@ func (db *DB) readStatus(m *rueidis.RedisMessage, id string, now int64) (store.F
 	if v != "" && v[0] == kindRecord {
 		return db.recordStatus(id, v), nil
 	}
-	p, err := parseValue(id, v)
+	p, err := parseValue(v)
 	if err != nil || p.hidden {
 		return store.Found{Err: store.ErrNotFound}, nil
 	}

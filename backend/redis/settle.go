@@ -52,16 +52,20 @@ func (db *DB) newSettlement(s *broker.Settlement, value string, now int64) settl
 		return v
 	}
 	keep := strconv.FormatInt(keepMillis(o.Keep), 10)
-	var end string
-	if kind != kindReleased && kind != kindRetried {
-		end = rueidis.BinaryString(endBody(s))
-	}
 	plain := (kind == kindSucceeded || kind == kindCancelled) && o.Error == nil && len(s.Release)+len(s.Followups) == 0
-	if plain && value != "" && o.Keep > 0 {
-		end = string(rune(kind)) + "@" + end + value
-		kind -= 'a' - 'A'
+	var end []byte
+	if kind != kindReleased && kind != kindRetried {
+		if !plain || o.Keep <= 0 {
+			value = ""
+		}
+		end = make([]byte, 0, len("s@")+96+len(o.Result)+len(o.Worker)+len(o.Reason)+len(value))
+		if value != "" {
+			end = append(end, kind, '@')
+			kind -= 'a' - 'A'
+		}
+		end = append(appendEnd(end, s), value...)
 	}
-	v.args = append(make([]string, 0, 4), strconv.FormatInt(s.Receipt.Epoch, 10), string(rune(kind)), end)
+	v.args = append(make([]string, 0, 4), strconv.FormatInt(s.Receipt.Epoch, 10), string(rune(kind)), rueidis.BinaryString(end))
 	if plain {
 		v.args = append(v.args, keep)
 		return v
@@ -125,17 +129,19 @@ func (db *DB) near(p *broker.Publication, partition int) bool {
 	return db.partition(p.Envelope.ID) == partition && (len(db.tags) == 1 || len(p.Claims) == 0)
 }
 
-// endBody is what is kept of a terminal outcome, after its length in seven
+// appendEnd appends what is kept of a terminal outcome, after its length in seven
 // digits.
-func endBody(s *broker.Settlement) []byte {
+func appendEnd(b []byte, s *broker.Settlement) []byte {
 	o := &s.Outcome
-	b := make([]byte, 7, 96+len(o.Result)+len(o.Worker)+len(o.Reason))
+	const digits = 7
+	b = append(b, "0000000"...)
+	from := len(b)
 	b = strconv.AppendInt(append(b, `{"epoch":`...), s.Receipt.Epoch, 10)
 	if o.Attempt != 0 {
 		b = strconv.AppendInt(append(b, `,"attempt":`...), int64(o.Attempt), 10)
 	}
 	if o.Worker != "" {
-		b = append(append(b, `,"worker":`...), quote(o.Worker)...)
+		b = appendQuoted(append(b, `,"worker":`...), o.Worker)
 	}
 	if !o.StartedAt.IsZero() {
 		b = strconv.AppendInt(append(b, `,"started":`...), o.StartedAt.UnixMicro(), 10)
@@ -146,28 +152,30 @@ func endBody(s *broker.Settlement) []byte {
 	}
 	b = strconv.AppendInt(append(b, `,"ended":`...), ended.UnixMicro(), 10)
 	if o.Reason != "" {
-		b = append(append(b, `,"reason":`...), quote(o.Reason)...)
+		b = appendQuoted(append(b, `,"reason":`...), o.Reason)
 	}
 	if o.State == task.Succeeded && len(o.Result) > 0 {
 		b = append(append(b, `,"result":`...), o.Result...)
 	}
 	b = append(b, '}')
-	copy(b, fmt.Sprintf("%07d", len(b)-7))
+	appendPadded(b[from-digits:from-digits], int64(len(b)-from), digits)
 	return b
+}
+
+// appendQuoted appends text as JSON.
+func appendQuoted(b []byte, text string) []byte {
+	for i := range len(text) {
+		if c := text[i]; c < ' ' || c >= 0x7f || c == '"' || c == '\\' {
+			return append(b, quote(text)...)
+		}
+	}
+	return append(append(append(b, '"'), text...), '"')
 }
 
 // quote returns text as JSON.
 func quote(text string) []byte {
-	plain := true
-	for i := range len(text) {
-		c := text[i]
-		plain = plain && c >= ' ' && c < 0x7f && c != '"' && c != '\\'
-	}
-	if plain {
-		return append(append(append(make([]byte, 0, len(text)+2), '"'), text...), '"')
-	}
 	quoted, err := json.Marshal(text)
-	if err != nil {
+	if err != nil { // never: it is a string
 		return []byte(`""`)
 	}
 	return quoted

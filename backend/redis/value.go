@@ -84,34 +84,40 @@ type outcome struct {
 }
 
 // parseValue takes a task's value apart.
-func parseValue(id, v string) (*value, error) {
-	p := &value{}
+func parseValue(v string) (value, error) {
+	var p value
 	if len(v) < 2 {
-		return nil, errForeign
+		return p, errForeign
 	}
 	p.kind = v[0]
 	if p.kind != kindLive {
 		rest, err := p.parseEnd(v)
 		if err != nil {
-			return nil, err
+			return p, err
 		}
 		v = rest
 	}
 	line, envelope, ok := strings.Cut(v, "\n")
 	if !ok || len(line) < 3 || line[0] != kindLive {
-		return nil, errForeign
+		return p, errForeign
 	}
 	p.envelope, p.flag = envelope, int(line[1])-'@'
-	words := strings.Split(line[2:], " ")
-	if len(words) != 9 {
-		return nil, errForeign
+	var words [9]string
+	count := 0
+	for word := range strings.SplitSeq(line[2:], " ") {
+		if count < len(words) {
+			words[count] = word
+		}
+		count++
+	}
+	if count != len(words) {
+		return p, errForeign
 	}
 	n := numbers{}
 	p.storedAt, p.enqueued = n.int(words[0]), n.int(words[1])
 	p.priority, p.queue = int(n.int(words[2])), words[3]
 	p.lease, p.attempt, p.notBefore = n.int(words[4]), int(n.int(words[5])), n.int(words[6])
 	p.argsAt, p.argsLen = int(n.int(words[7])), int(n.int(words[8]))
-	p.fatten(id)
 	return p, n.err
 }
 
@@ -124,9 +130,11 @@ func (p *value) parseEnd(v string) (rest string, err error) {
 	if err != nil || n < 0 || len(v) < 9+n {
 		return "", errForeign
 	}
-	if err := json.Unmarshal([]byte(v[9:9+n]), &p.ended); err != nil {
+	var ended outcome // of its own, so that a value without one is not the heap's
+	if err := json.Unmarshal([]byte(v[9:9+n]), &ended); err != nil {
 		return "", fmt.Errorf("outcome: %w", err)
 	}
+	p.ended = ended
 	flag := int(v[1]) - '@'
 	p.hidden = flag&endHidden != 0
 	v = v[9+n:]
@@ -245,29 +253,9 @@ func newValue(e *task.Envelope, data []byte, now int64) []byte {
 	return b
 }
 
-// decode reads the envelope, of which an ended task may have a part of the args
-// alone.
-func (p *value) decode() (*task.Envelope, error) {
-	if p.flag&flagCut == 0 {
-		return task.Decode([]byte(p.envelope))
-	}
-	const kept = 1024
-	at := p.argsAt
-	if at+kept > len(p.envelope) {
-		return nil, errForeign
-	}
-	whole := p.envelope[at:at+kept] + strings.Repeat(" ", max(0, p.argsLen-kept))
-	args := task.KeepArgs(json.RawMessage(whole))
-	e, err := task.Decode([]byte(p.envelope[:at] + "null" + p.envelope[at+kept:]))
-	if err == nil {
-		e.Args = args
-	}
-	return e, err
-}
-
 // status is the status of a task; now is the server's time.
 func (p *value) status(id string, r *run, errs []string, keptFor int64, now int64) task.Status {
-	e, err := p.decode()
+	e, err := p.decode(id)
 	if err != nil {
 		e = &task.Envelope{ID: id, Queue: p.queue, Priority: p.priority, EnqueuedAt: time.UnixMilli(p.enqueued).UTC()}
 	}
