@@ -16,8 +16,9 @@ import (
 
 // What a settlement has to do in other partitions than its task's is written
 // down in the settlement's step, as entries of the partition's outbox, and then
-// done: "p PUBLICATION" publishes, "r ID KEY" releases a claim. Both may happen
-// twice without harm: a publication leaves a mark in the step in which it is stored,
+// done: "p PUBLICATION" publishes, "r ID KEY" releases a claim. So is what storing a
+// task has to do there: "k ID T KEY" keeps a claim that was taken for it (T is 0 for one
+// without a time of its own). All may happen twice without harm: a publication leaves a mark in the step in which it is stored,
 // which lasts for longer than its entry.
 
 // parcel is an outbox entry on its way.
@@ -42,6 +43,8 @@ func publicationEntry(data []byte, claims []broker.Claim) (string, error) {
 
 func releaseEntry(id, key string) string { return "r " + id + " " + key }
 
+func keepEntry(id, timed, key string) string { return "k " + id + " " + timed + " " + key }
+
 // deliver does what outbox entries say, and removes them. What fails stays for
 // whoever receives there later.
 func (db *DB) deliver(ctx context.Context, parcels []parcel) {
@@ -55,7 +58,7 @@ func (db *DB) deliver(ctx context.Context, parcels []parcel) {
 
 func (db *DB) deliverAll(ctx context.Context, parcels []parcel) error {
 	var batch []broker.Publication
-	var drop []farClaim
+	var keep, drop []farClaim
 	done := make([][]string, len(db.tags))
 	for _, p := range parcels {
 		done[p.partition] = append(done[p.partition], p.entry)
@@ -68,6 +71,14 @@ func (db *DB) deliverAll(ctx context.Context, parcels []parcel) error {
 				continue
 			}
 			batch = append(batch, v)
+		case "k":
+			id, more, _ := strings.Cut(rest, " ")
+			timed, key, _ := strings.Cut(more, " ")
+			c := farClaim{key: key, id: id}
+			if timed != "0" {
+				c.ms = 1
+			}
+			keep = append(keep, c)
 		case "r":
 			id, key, _ := strings.Cut(rest, " ")
 			drop = append(drop, farClaim{key: key, id: id})
@@ -84,8 +95,13 @@ func (db *DB) deliverAll(ctx context.Context, parcels []parcel) error {
 			}
 		}
 	}
-	if _, err := db.claims(ctx, "drop", drop); err != nil {
-		return err
+	for _, c := range []struct {
+		mode string
+		far  []farClaim
+	}{{"keep", keep}, {"drop", drop}} { // what is to be released may have to be kept first
+		if _, err := db.claims(ctx, c.mode, c.far); err != nil {
+			return err
+		}
 	}
 	var calls []call
 	for p, entries := range done {

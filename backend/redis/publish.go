@@ -67,20 +67,11 @@ func appendPublication(args []string, e *task.Envelope, data []byte, claims []br
 }
 
 // appendItem is appendPublication in whatever partition. Where there are several,
-// the claims are taken already; those that end with the task are noted with it.
-func (db *DB) appendItem(args []string, e *task.Envelope, data []byte, claims []broker.Claim, now int64) []string {
-	if len(db.tags) == 1 || len(claims) == 0 {
-		return appendPublication(args, e, data, claims, now)
-	}
-	var noted []broker.Claim
-	for _, c := range claims {
-		if c.For == 0 {
-			noted = append(noted, c)
-		}
-	}
-	args = appendPublication(args, e, data, noted, now)
-	for i, c := range noted {
-		args[len(args)-2*(len(noted)-i)+1] = "r" + strconv.Itoa(db.partition(c.Key))
+// the claims are taken already.
+func (db *DB) appendItem(args []string, e *task.Envelope, data []byte, claims []broker.Claim, far []farClaim, now int64) []string {
+	args = appendPublication(args, e, data, claims, now)
+	for i, f := range far {
+		args[len(args)-2*(len(far)-i)+1] = fmt.Sprintf("r%d %s %d", db.partition(f.key), f.timed(), f.by)
 	}
 	return args
 }
@@ -117,7 +108,7 @@ func (db *DB) publish(ctx context.Context, batch []broker.Publication, fromOutbo
 		}
 		db.preferExisting(ctx, batch, out)
 	}
-	if err := db.store(ctx, batch, data, out, fromOutbox); err != nil {
+	if err := db.store(ctx, batch, data, far, out, fromOutbox); err != nil {
 		return nil, fmt.Errorf("publish: %w", err)
 	}
 	if len(far) > 0 {
@@ -166,8 +157,11 @@ func (db *DB) preferExisting(ctx context.Context, batch []broker.Publication, ou
 }
 
 // store publishes the items that are not decided yet.
-func (db *DB) store(ctx context.Context, batch []broker.Publication, data [][]byte, out []broker.Outcome, fromOutbox bool) error {
-	now := db.clock()
+func (db *DB) store(ctx context.Context, batch []broker.Publication, data [][]byte, far []farClaim, out []broker.Outcome, fromOutbox bool) error {
+	now, farOf := db.clock(), make(map[int][]farClaim)
+	for _, f := range far {
+		farOf[f.item] = append(farOf[f.item], f)
+	}
 	parts := make([][]int, len(db.tags))
 	for i := range batch {
 		if out[i].State == 0 {
@@ -187,7 +181,7 @@ func (db *DB) store(ctx context.Context, batch []broker.Publication, data [][]by
 		args := make([]string, 0, 4*len(items))
 		for _, i := range items {
 			extra := len(args) + 3
-			args = db.appendItem(args, batch[i].Envelope, data[i], batch[i].Claims, now)
+			args = db.appendItem(args, batch[i].Envelope, data[i], batch[i].Claims, farOf[i], now)
 			if fromOutbox {
 				args[extra] = cmp.Or(args[extra], "0 0 0") + " o"
 			}
@@ -236,6 +230,8 @@ func published(m rueidis.RedisMessage, _ int, items []int, batch []broker.Public
 				out[i] = broker.Outcome{State: broker.Refused, Err: wrongType(holders[0], nil)}
 			}
 			holders = holders[1:]
+		case 't':
+			out[i] = broker.Outcome{State: broker.Refused, Err: fmt.Errorf("%w: its claims were taken too long ago: try again", broker.ErrUnavailable)}
 		default:
 			out[i] = broker.Outcome{State: broker.Exists, ExistingID: batch[i].Envelope.ID}
 		}

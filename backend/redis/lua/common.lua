@@ -272,7 +272,8 @@ end
 local function send(entry) call('ZADD', P .. ':outbox', now, entry) end
 
 local function release(id, key)
-  if attempt('GET', P .. ':claim:' .. key) == id then call('DEL', P .. ':claim:' .. key) end
+  local value = attempt('GET', P .. ':claim:' .. key)
+  if value and match(value, '^%S*') == id then call('DEL', P .. ':claim:' .. key) end -- see claims.lua
 end
 
 -- The claims of a task that have no time of their own end with it.
@@ -347,9 +348,10 @@ end
 
 -- publish stores the task whose arguments begin at ARGV[a]: id, QUEUE:PRIO, the
 -- value, and "" or "FLAG DUE CLAIMS" (and " o" for one of an outbox) followed by a key and a time for each
--- claim (rN: it is taken
--- already, in partition N). It returns what became of it, the holder of a claim or
--- the key that is not ours, and where the next one's arguments begin.
+-- claim (rN T BY: it is taken already, in partition N, for a task that is stored by
+-- that ms, T is 0 if it has no time of its own). It returns what became of it, the
+-- holder of a claim or the key that is not ours, and where the next one's arguments
+-- begin.
 --
 -- Lua hashes every byte of every string it makes, so a value is handed on as it
 -- came, wherever that can be.
@@ -389,13 +391,25 @@ local function stranger(queue, due, a, n)
   end
 end
 
+-- overdue reports whether a claim that is taken already may have been given to others.
+local function overdue(a, n)
+  for i = a, a + 2 * n - 2, 2 do
+    local by = tonumber(match(ARGV[i + 1], '^r%d+ %d (%d+)$') or 0)
+    if by > 0 and now > by then return true end
+  end
+end
+
 local function claim(id, a, n)
   local bit = 0
   for i = a, a + 2 * n - 2, 2 do
     local ms = ARGV[i + 1]
-    if sub(ms, 1, 1) == 'r' then -- it is taken already, where its key lies
-      attempt('RPUSH', P .. ':c:' .. id, sub(ms, 2) .. ' ' .. ARGV[i])
-      bit = CLAIMS
+    local partition, timed = match(ms, '^r(%d+) (%d)')
+    if partition then -- it is taken already, where its key lies
+      send('k ' .. id .. ' ' .. timed .. ' ' .. ARGV[i])
+      if timed == '0' then
+        attempt('RPUSH', P .. ':c:' .. id, partition .. ' ' .. ARGV[i])
+        bit = CLAIMS
+      end
     elseif ms == '0' then
       call('SET', P .. ':claim:' .. ARGV[i], id)
       attempt('RPUSH', P .. ':c:' .. id, ' ' .. ARGV[i])
@@ -426,6 +440,7 @@ local function publish(a)
       return 'e', nil, a + 4
     end
     if once ~= '' and call('EXISTS', P .. ':once:' .. id) == 1 then return 'e', nil, a + 4 end
+    if overdue(from, n) then return 't', nil, a + 4 end
     local other = stranger(queue, tonumber(due), from, n)
     if other then return 'f', other, a + 4 end
     local holder = claimed(id, from, n)

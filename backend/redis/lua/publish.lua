@@ -4,8 +4,8 @@
 --
 -- KEYS[1] the partition
 -- ARGV    see publish in common.lua, one after the other
--- returns a letter for each (s stored, e exists, d duplicate, f it needs a key that
---         is not ours), then for each d the holder, for each f the key
+-- returns a letter for each (s stored, e exists, d duplicate, t its claims were taken
+--         too long ago, f it needs a key that is not ours), then for each d the holder, for each f the key
 local answers, out, a, n = {}, { '' }, 1, 0
 while a <= #ARGV do
   local answer, holder
