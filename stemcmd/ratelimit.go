@@ -126,7 +126,7 @@ func (s *session) showRated(name string, a stem.Asked) error {
 	case len(rows) == 0:
 		s.note("no worker is alive; those that start have it")
 		return nil
-	case !executed:
+	case !executed && len(a.Replies) > 0:
 		s.note("no worker that replied executes %s: is that its name?", name)
 	}
 	return askedOf(&askFlags{}, a)
