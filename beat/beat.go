@@ -22,8 +22,8 @@ import (
 type Options struct {
 	ID string // "": host-pid-xxxx
 
-	// Lease is how long this beat leads without saying so again, which it does
-	// twice as often: how soon another takes over. 0: 3 s; at least 1 s.
+	// Lease is how long this beat leads without saying so again, which it does at
+	// least twice in that time: how soon another takes over. 0: 3 s; at least 1 s.
 	Lease time.Duration
 	// Grace bounds how long a stop waits for the store: 0: 5 s.
 	Grace time.Duration
@@ -142,8 +142,10 @@ func newID() string {
 	return fmt.Sprintf("%s-%d-%s", host, os.Getpid(), id[len(id)-4:])
 }
 
-// renewal is how old the lead may be until it is renewed. To do it more often would
-// be most of what an idle beat costs; when it fails there is time to try again.
+// renewal is how old the lead may be until it is renewed: of half that age when the
+// beat looks at the schedules anyway, since to wake costs more than to renew. To do
+// it more often would be most of what an idle beat costs; when it fails there is
+// time to try again.
 func (b *Beat) renewal() time.Duration { return b.opts.Lease / 2 }
 
 // ID is the beat's id.
@@ -197,7 +199,9 @@ func (b *Beat) step(ctx, work context.Context) (time.Duration, error) {
 		return 0, b.shootReady(work, n)
 	}
 	// Rather before a moment than at it.
-	if soon := len(b.aims) > 0 && since >= b.renewal()-2*lookAhead; soon || since >= b.renewal() {
+	soon := len(b.aims) > 0 && since >= b.renewal()-2*lookAhead
+	looks := !now.Before(b.look) && since >= b.renewal()/2
+	if soon || looks || since >= b.renewal() {
 		left, err := b.acquire(work)
 		if err != nil || b.lock.Token == 0 {
 			return min(left+time.Millisecond, standBy), err

@@ -19,6 +19,11 @@ const (
 	answerTimeout = 7 * time.Second // more than replicaTimeout
 )
 
+// idleProof is how often an idle connection is proved to live. Each time wakes the
+// process, and a process has a few connections: to do it every second would be most
+// of what one costs that has nothing to do.
+const idleProof = 3 * time.Second
+
 // What a connection takes of memory. The client's own defaults are twice that for
 // each way, and a ring for four times as many commands that wait, of which few
 // ever do.
@@ -74,7 +79,7 @@ func newClient(ctx context.Context, c Config) (rueidis.Client, error) {
 	if by, ok := ctx.Deadline(); ok {
 		o.Dialer.Timeout = max(time.Millisecond, min(dialTimeout, time.Until(by)))
 	}
-	o.Dialer.KeepAlive = time.Second // how often an idle connection is proved to live
+	o.Dialer.KeepAlive = idleProof
 	if c.Sentinel != "" {
 		o.Sentinel = rueidis.SentinelOption{
 			MasterSet: c.Sentinel, Username: c.SentinelUsername, Password: c.SentinelPassword,
@@ -131,7 +136,10 @@ func encrypted(ctx context.Context, conn net.Conn, addr string, c *tls.Config) (
 	}
 	secure := tls.Client(conn, c)
 	if err := secure.HandshakeContext(ctx); err != nil {
-		return nil, errors.Join(err, conn.Close())
+		if closed := conn.Close(); !errors.Is(closed, net.ErrClosed) { // as the end of its time leaves it
+			err = errors.Join(err, closed)
+		}
+		return nil, err
 	}
 	return secure, nil
 }

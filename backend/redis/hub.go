@@ -266,16 +266,7 @@ func (h *hub) forget(done []broker.Settlement) {
 // watch adds a channel that is told of changes of a task, and returns how to
 // take it off.
 func (h *hub) watch(id string) (chan struct{}, func()) {
-	ch := make(chan struct{}, 1)
-	h.mu.Lock()
-	set := h.watches[id]
-	if set == nil {
-		set = make(map[chan struct{}]struct{})
-		h.watches[id] = set
-	}
-	first := len(set) == 0
-	set[ch] = struct{}{}
-	h.mu.Unlock()
+	ch, first := h.addWatch(id)
 	ctx, cancel := context.WithTimeout(context.Background(), watchTimeout)
 	defer cancel()
 	err := h.connect(ctx)
@@ -286,6 +277,21 @@ func (h *hub) watch(id string) (chan struct{}, func()) {
 		h.db.log.Warn("watch a task; it will be tried again", "task_id", id, "error", err)
 	}
 	return ch, func() { h.unwatch(id, ch) }
+}
+
+// addWatch adds a channel here; the server is to be told of the first of an id.
+func (h *hub) addWatch(id string) (ch chan struct{}, first bool) {
+	ch = make(chan struct{}, 1)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	set := h.watches[id]
+	if set == nil {
+		set = make(map[chan struct{}]struct{})
+		h.watches[id] = set
+	}
+	first = len(set) == 0
+	set[ch] = struct{}{}
+	return ch, first
 }
 
 // watchTimeout bounds how long a call of Subscribe may take.

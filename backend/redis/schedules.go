@@ -26,8 +26,7 @@ func (db *DB) Schedules() store.Schedules { return &schedules{db: db} }
 type schedules struct {
 	db *DB
 
-	hears   sync.Once
-	changed <-chan struct{}
+	hears sync.Once
 
 	mu     sync.Mutex
 	passed map[string]bool // what cannot be read, of which the log has said so
@@ -378,20 +377,22 @@ func parsePending(text string) (w store.Pending, err error) {
 	return w, nil
 }
 
-// lookEvery is how often who waits looks by himself: a message may be lost.
-const lookEvery = time.Second
+// lookEvery is how often who waits looks by himself: a message may be lost. Who
+// calls Wait more often than that wakes for nothing else.
+const lookEvery = 2 * time.Second
 
 // Wait implements store.Schedules. It hears of changes by the subscription of the
-// process, and looks at their number once a second besides.
+// process, and looks at their number when it begins and now and then besides.
 func (s *schedules) Wait(ctx context.Context, since int64, atMost time.Duration) error {
 	if err := s.db.check(ctx); err != nil || atMost <= 0 {
 		return err
 	}
-	s.hears.Do(func() { s.changed, _ = s.db.hub.watch("") }) // as long as the DB is open; see lua/apply.lua
-	end := time.NewTimer(atMost)
-	defer end.Stop()
-	look := time.NewTicker(lookEvery)
-	defer look.Stop()
+	s.hears.Do(func() { _, _ = s.db.hub.watch("") }) // as long as the DB is open: the server is told once; see lua/apply.lua
+	changed, _ := s.db.hub.addWatch("")
+	defer s.db.hub.unwatch("", changed)
+	end := time.Now().Add(atMost)
+	timer := time.NewTimer(min(atMost, lookEvery))
+	defer timer.Stop()
 	for {
 		changes, err := s.changes(ctx)
 		if err != nil {
@@ -401,10 +402,13 @@ func (s *schedules) Wait(ctx context.Context, since int64, atMost time.Duration)
 			return nil
 		}
 		select {
-		case <-s.changed:
-		case <-look.C:
-		case <-end.C:
-			return nil
+		case <-changed:
+		case <-timer.C:
+			left := time.Until(end)
+			if left <= 0 {
+				return nil
+			}
+			timer.Reset(min(left, lookEvery))
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.db.closed:

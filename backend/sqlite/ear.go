@@ -8,8 +8,14 @@ package sqlite
 //	ID.ear    a process in which somebody waits for a topic
 
 // hearTopic adds a channel that is signalled when the topic is told, by this
-// process or another, and now and then besides.
-func (h *hub) hearTopic(topic string) (<-chan struct{}, func()) {
+// process or another, and about once a second besides while the file changes.
+func (h *hub) hearTopic(topic string) (<-chan struct{}, func()) { return h.addEar(topic, true) }
+
+// hearTold is hearTopic for who looks now and then by himself: for him alone nobody
+// looks at the file.
+func (h *hub) hearTold(topic string) (<-chan struct{}, func()) { return h.addEar(topic, false) }
+
+func (h *hub) addEar(topic string, poll bool) (<-chan struct{}, func()) {
 	ch := make(chan struct{}, 1)
 	key := hash(topic)
 	h.mu.Lock()
@@ -21,8 +27,13 @@ func (h *hub) hearTopic(topic string) (<-chan struct{}, func()) {
 		h.ears[key] = make(map[chan struct{}]struct{})
 	}
 	h.ears[key][ch] = struct{}{}
-	if h.earing == nil && !h.db.isClosed() {
-		h.earing = h.dir.listenTopics(h.hearTold)
+	if !h.db.isClosed() {
+		if h.earing == nil {
+			h.earing = h.dir.add(".ear", nil, h.heardTopics)
+		}
+		if poll {
+			h.dir.poll()
+		}
 	}
 	return ch, func() {
 		h.mu.Lock()
@@ -46,8 +57,8 @@ func (h *hub) tellTopics(topics []string) {
 	h.dir.tellTopics(topics)
 }
 
-// hearTold is called with what another process told.
-func (h *hub) hearTold(message []byte) {
+// heardTopics is called with what another process told.
+func (h *hub) heardTopics(message []byte) {
 	hashes, all := decodeHashes(message)
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -70,13 +81,6 @@ func (h *hub) stirEars() {
 			signal(ch)
 		}
 	}
-}
-
-// listenTopics adds a socket that hears of topics.
-func (d *wakeDir) listenTopics(receive func([]byte)) *socket {
-	s := d.add(".ear", nil, receive)
-	d.poll()
-	return s
 }
 
 // tellTopics sends topics to the ears of other processes.

@@ -296,15 +296,20 @@ func (c *conn) scheduleChanges() (n int64, err error) {
 	return n, err
 }
 
+// entriesLook is how often who waits looks by himself: what tells him may be lost.
+// Who calls Wait more often than that wakes for nothing else.
+const entriesLook = 2 * time.Second
+
 // Wait implements store.Schedules. It is woken by whoever applies changes, and
 // looks whether there was one, which costs one row.
 func (s *schedules) Wait(ctx context.Context, since int64, atMost time.Duration) error {
 	if err := s.check(ctx); err != nil || atMost <= 0 {
 		return err
 	}
-	ear, deafen := s.db.hub.hearTopic(topicSchedules)
+	ear, deafen := s.db.hub.hearTold(topicSchedules)
 	defer deafen()
-	timer := time.NewTimer(atMost)
+	end := time.Now().Add(atMost)
+	timer := time.NewTimer(min(atMost, entriesLook))
 	defer timer.Stop()
 	for {
 		var changes int64
@@ -321,7 +326,11 @@ func (s *schedules) Wait(ctx context.Context, since int64, atMost time.Duration)
 		select {
 		case <-ear:
 		case <-timer.C:
-			return nil
+			left := time.Until(end)
+			if left <= 0 {
+				return nil
+			}
+			timer.Reset(min(left, entriesLook))
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-s.db.closed:
