@@ -84,6 +84,14 @@ func (db *DB) met(ctx context.Context, partition int, err error) error {
 	return err
 }
 
+// naming adds the key to the error of a script that needs no other of its kind.
+func naming(err error, key string) error {
+	if isWrongType(err) && !errors.Is(err, errWrongType) { // else it is named already
+		return wrongType(key, err)
+	}
+	return err
+}
+
 // errWrongType is what a server says of a key of another type.
 var errWrongType = errors.New("WRONGTYPE")
 

@@ -33,6 +33,11 @@ func (b *redisBroker) Reserve(ctx context.Context, batch []store.Reservation) ([
 			return fmt.Errorf("%w (%w)", errForeign, err)
 		}
 		for at, i := range items {
+			if moments[at+1] < 0 {
+				key := b.db.tags[b.db.partition(batch[i].Key)] + ":limit:" + batch[i].Key
+				slots[i] = store.Slot{Err: wrongType(key, nil)}
+				continue
+			}
 			slots[i] = store.NewSlot(moments[at+1], moments[0])
 		}
 		return nil

@@ -32,7 +32,7 @@ func (s locks) ask(ctx context.Context, args ...string) (a lockAnswer, err error
 	}
 	m, err := s.db.run(ctx, s.db.scripts.lock, 0, args)
 	if err != nil {
-		return a, err
+		return a, naming(err, s.db.tag(0)+":lock:"+args[1])
 	}
 	list, err := m.ToArray()
 	if err != nil || len(list) != 1 && len(list) != 3 {

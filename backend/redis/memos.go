@@ -28,7 +28,7 @@ func (s memos) Swap(ctx context.Context, key string, old, value []byte, ttl time
 		key, given(old), string(old), given(value), string(value), strconv.FormatInt(max(ttl.Milliseconds(), 1), 10),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("swap memo: %w", err)
+		return nil, fmt.Errorf("swap memo: %w", naming(err, s.db.tags[s.db.partition(key)]+":memo:"+key))
 	}
 	return there(m)
 }
