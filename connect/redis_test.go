@@ -42,6 +42,9 @@ func TestRedisURLsThatAreWrong(t *testing.T) {
 		"redis://h:0":                            "a port 1–65535",
 		"redis://h:port":                         "a port 1–65535",
 		"redis://::1":                            "IPv6 address stands in brackets",
+		"redis://[::1":                           "a bracket around an IPv6 address is missing",
+		"redis://::1]":                           "IPv6 address stands in brackets",
+		"redis://[[::1]]":                        "a bracket around",
 		"redis://a,b":                            "several hosts are for",
 		"redis://hunter2@h":                      "a colon stands before the password",
 		"redis://:hunter2%@h":                    "% is written %25",
@@ -68,6 +71,7 @@ func TestRedisURLsThatAreWrong(t *testing.T) {
 
 func TestRedisByItsURL(t *testing.T) {
 	s := redistest.Start(t, redistest.Options{Password: "hunter2/@"})
+	plain := redistest.Start(t, redistest.Options{})
 	_, port, _ := strings.Cut(s.Addr, ":")
 	good := "redis://default:hunter2%2F%40@localhost:" + port
 	if logged, err := opening(t, connect.Options{Broker: good + "/1?partitions=2"}); err != nil || logged != "" {
@@ -82,6 +86,7 @@ func TestRedisByItsURL(t *testing.T) {
 		"redis://127.0.0.1:1":                              "refused",
 		"redis+cluster://:hunter2%2F%40@" + s.Addr:         "this server has no Cluster",
 		"redis+sentinel://:hunter2%2F%40@" + s.Addr + "/m": "entinel",
+		"redis+sentinel://" + plain.Addr + "/m":            "this server is no Sentinel",
 	} {
 		_, err := opening(t, connect.Options{Broker: raw})
 		var open *connect.OpenError

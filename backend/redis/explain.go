@@ -16,12 +16,17 @@ import (
 // explain puts in words what keeps a connection from coming about, and what
 // helps. The words have no secrets: servers do not repeat passwords.
 func explain(ctx context.Context, c Config, err error) error {
-	if ctx.Err() != nil || errors.Is(err, rueidis.ErrClosing) {
+	if errors.Is(err, rueidis.ErrClosing) || errors.Is(ctx.Err(), context.Canceled) {
 		return unavailable(err)
 	}
 	words := explainTLS(err)
 	if words == "" && c.TLS != nil && !isDialError(err) {
-		words = tryTLS(ctx, c)
+		if words = tryTLS(ctx, c); words == "" && ctx.Err() != nil && speaksPlainly(c, lateTimeout) {
+			words = noTLS // and waits for the end of a line, as it did all the time
+		}
+	}
+	if words == "" && ctx.Err() != nil {
+		return unavailable(err)
 	}
 	if words != "" {
 		return fmt.Errorf("%s: %w", words, unavailable(err))
@@ -51,6 +56,8 @@ func explain(ctx context.Context, c Config, err error) error {
 		words = "this is a node of a Cluster: say redis+cluster://, without a database"
 	case strings.Contains(text, "No such master"), said.IsNil() && c.Sentinel != "":
 		words = fmt.Sprintf("the Sentinels know no master %q: check its name in the URL", c.Sentinel)
+	case c.Sentinel != "" && strings.Contains(text, "unknown command 'SENTINEL'"):
+		words = "this server is no Sentinel: name the Sentinels and their port, or say redis:// without the master's name"
 	case strings.HasPrefix(text, "LOADING"):
 		words = "the server is still loading its data: try again"
 	default:
@@ -86,6 +93,9 @@ func explainTLS(err error) string {
 // probeTimeout bounds a question that is asked to understand a failure.
 const probeTimeout = 2 * time.Second
 
+// lateTimeout is the same for who has waited all of his time already.
+const lateTimeout = 500 * time.Millisecond
+
 // tryTLS asks the first address again what it has against us: by TLS 1.3 a
 // server refuses a certificate only after the handshake, and one that speaks
 // no TLS waits in silence for the end of a line.
@@ -103,7 +113,7 @@ func tryTLS(ctx context.Context, c Config) string {
 	if words := explainTLS(err); words != "" || isDialError(err) {
 		return words
 	}
-	if speaksPlainly(c) {
+	if speaksPlainly(c, probeTimeout) {
 		return noTLS
 	}
 	return ""
@@ -112,13 +122,13 @@ func tryTLS(ctx context.Context, c Config) string {
 const noTLS = "the port does not speak TLS: say redis:// in place of rediss://, or name the server's TLS port"
 
 // speaksPlainly tries whether the first address speaks Redis without TLS.
-func speaksPlainly(c Config) bool {
-	conn, err := net.DialTimeout("tcp", c.Addrs[0], probeTimeout)
+func speaksPlainly(c Config, within time.Duration) bool {
+	conn, err := net.DialTimeout("tcp", c.Addrs[0], within)
 	if err != nil {
 		return false
 	}
 	defer conn.Close()
-	_ = conn.SetDeadline(time.Now().Add(probeTimeout))
+	_ = conn.SetDeadline(time.Now().Add(within))
 	if _, err := conn.Write([]byte("PING\r\n")); err != nil {
 		return false
 	}

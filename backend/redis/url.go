@@ -122,6 +122,9 @@ func (u *URL) hosts(list, port string) error {
 		if strings.Contains(host, ":") && !strings.HasPrefix(h, "[") {
 			return errors.New("an IPv6 address stands in brackets, as in [::1]:6379")
 		}
+		if err != nil && strings.ContainsAny(h, "[]") && h != "["+host+"]" {
+			return errors.New("a bracket around an IPv6 address is missing, as in [::1]:6379")
+		}
 		if n, err := strconv.Atoi(p); err != nil || n < 1 || n > 65535 || host == "" {
 			return fmt.Errorf("a host is NAME or NAME:PORT, and a port 1–65535")
 		}
