@@ -97,6 +97,15 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w "+format, append([]any{ErrInvalid}, args...)...)
 }
 
+// plain reports whether c is one of A-Z a-z 0-9, which every name may have.
+func plain(c byte) bool {
+	const digits, letters uint64 = (1<<10 - 1) << '0', (1<<26-1)<<('A'-64) | (1<<26-1)<<('a'-64)
+	if c < 64 {
+		return digits>>c&1 != 0
+	}
+	return c < 128 && letters>>(c-64)&1 != 0
+}
+
 func check(what, value string, limit int, allowed string) error {
 	if value == "" {
 		return invalid("%s: it is empty", what)
@@ -105,8 +114,7 @@ func check(what, value string, limit int, allowed string) error {
 		return invalid("%s %.40q…: %d bytes, at most %d", what, value, len(value), limit)
 	}
 	for i := range len(value) {
-		c := value[i]
-		if c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || strings.IndexByte(allowed, c) >= 0 {
+		if plain(value[i]) || strings.IndexByte(allowed, value[i]) >= 0 {
 			continue
 		}
 		return invalid("%s %q: want 1–%d of A-Z a-z 0-9 %s", what, value, limit, allowed)
