@@ -217,7 +217,7 @@ func OnSuccess(ctx context.Context, items ...Item) error {
 	}
 	pubs := make([]broker.Publication, len(items))
 	for i := range items {
-		p, err := e.client.publication(ctx, &items[i], time.Now())
+		p, _, err := e.client.publication(ctx, &items[i], time.Now())
 		if err != nil {
 			return err
 		}

@@ -35,29 +35,55 @@ func (c *Client) store(ctx context.Context, items []Item) ([]Receipt, error) {
 		return p.fill(ctx, c, items), nil
 	}
 	ctx, span := c.trace(ctx, items)
-	receipts, err := c.storeAll(ctx, items, span)
+	var receipts []Receipt
+	var err error
+	if len(items) == 1 {
+		receipts, err = c.storeOne(ctx, &items[0], span)
+	} else {
+		receipts, err = c.storeAll(ctx, items)
+	}
 	span.end(receipts, err)
 	return receipts, err
 }
 
-func (c *Client) storeAll(ctx context.Context, items []Item, span *enqueueSpan) ([]Receipt, error) {
+// storeOne shares a round trip with concurrent callers.
+func (c *Client) storeOne(ctx context.Context, item *Item, span *enqueueSpan) ([]Receipt, error) {
+	p, size, err := c.publication(ctx, item, time.Now())
+	receipts := []Receipt{{ID: p.Envelope.ID, Err: err}}
+	if err != nil {
+		return receipts, nil
+	}
+	span.describe(p.Envelope)
+	outcome, sent, err := c.flush.Do(ctx, p, size)
+	switch {
+	case err == nil:
+		c.answer(ctx, &receipts[0], &p, outcome)
+		return receipts, nil
+	case sent:
+		err = fmt.Errorf("enqueue task %s: %w: %w", p.Envelope.ID, ErrOutcomeUnknown, err)
+	default:
+		err = fmt.Errorf("enqueue task %s: %w", p.Envelope.ID, err)
+	}
+	receipts[0].Err = err
+	return receipts, err
+}
+
+func (c *Client) storeAll(ctx context.Context, items []Item) ([]Receipt, error) {
 	receipts := make([]Receipt, len(items))
 	batch := make([]broker.Publication, 0, len(items))
 	index := make([]int, 0, len(items)) // of the item that each publication is made of
+	sizes := make([]int, 0, len(items))
 	now := time.Now()
 	for i := range items {
-		p, err := c.publication(ctx, &items[i], now)
+		p, size, err := c.publication(ctx, &items[i], now)
 		receipts[i] = Receipt{ID: p.Envelope.ID, Err: err}
 		if err == nil {
-			batch, index = append(batch, p), append(index, i)
+			batch, index, sizes = append(batch, p), append(index, i), append(sizes, size)
 		}
-	}
-	if len(items) == 1 && len(batch) == 1 {
-		span.describe(batch[0].Envelope)
 	}
 	known, failure := 0, error(nil)
 	for len(batch) > 0 {
-		n := chunk(batch)
+		n := chunk(sizes)
 		outcomes, err := c.publish(ctx, batch[:n])
 		for k, i := range index[:n] {
 			if err != nil {
@@ -71,7 +97,7 @@ func (c *Client) storeAll(ctx context.Context, items []Item, span *enqueueSpan) 
 		} else {
 			known += n
 		}
-		batch, index = batch[n:], index[n:]
+		batch, index, sizes = batch[n:], index[n:], sizes[n:]
 	}
 	if known > 0 {
 		return receipts, nil
@@ -79,36 +105,24 @@ func (c *Client) storeAll(ctx context.Context, items []Item, span *enqueueSpan) 
 	return receipts, failure
 }
 
-// chunk is how many of the publications go with one call.
-func chunk(batch []broker.Publication) int {
+// chunk is how many publications of those sizes go with one call.
+func chunk(sizes []int) int {
 	bytes := 0
-	for i := range batch {
-		if bytes += task.EncodedSize(batch[i].Envelope); i == maxPublishCount || i > 0 && bytes > maxPublishBytes {
+	for i, size := range sizes {
+		if bytes += size; i == maxPublishCount || i > 0 && bytes > maxPublishBytes {
 			return i
 		}
 	}
-	return len(batch)
+	return len(sizes)
 }
 
-// publish stores a chunk; a lone publication shares a round trip with those of
-// concurrent callers.
+// publish stores a chunk.
 func (c *Client) publish(ctx context.Context, batch []broker.Publication) ([]broker.Outcome, error) {
-	if len(batch) > 1 {
-		outcomes, err := c.send(ctx, batch)
-		if err != nil {
-			return nil, fmt.Errorf("enqueue %d tasks: %w: %w", len(batch), ErrOutcomeUnknown, err)
-		}
-		return outcomes, nil
+	outcomes, err := c.send(ctx, batch)
+	if err != nil {
+		return nil, fmt.Errorf("enqueue %d tasks: %w: %w", len(batch), ErrOutcomeUnknown, err)
 	}
-	outcome, sent, err := c.flush.Do(ctx, batch[0], task.EncodedSize(batch[0].Envelope))
-	switch {
-	case err == nil:
-		return []broker.Outcome{outcome}, nil
-	case sent:
-		return nil, fmt.Errorf("enqueue task %s: %w: %w", batch[0].Envelope.ID, ErrOutcomeUnknown, err)
-	default:
-		return nil, fmt.Errorf("enqueue task %s: %w", batch[0].Envelope.ID, err)
-	}
+	return outcomes, nil
 }
 
 // send is the call to the broker, timed and counted where anybody wants that.
@@ -177,9 +191,9 @@ func (c *Client) counters(e *task.Envelope) *enqueueCounters {
 	return v.(*enqueueCounters)
 }
 
-// publication makes what is stored of an item. Its envelope has an id also
-// when there is an error.
-func (c *Client) publication(ctx context.Context, i *Item, now time.Time) (broker.Publication, error) {
+// publication makes what is stored of an item, with its envelope's encoded size.
+// The envelope has an id also when there is an error.
+func (c *Client) publication(ctx context.Context, i *Item, now time.Time) (p broker.Publication, size int, err error) {
 	o := &i.opts
 	e := &task.Envelope{
 		ID: o.id, Name: i.name, Headers: o.headers,
@@ -190,9 +204,9 @@ func (c *Client) publication(ctx context.Context, i *Item, now time.Time) (broke
 	if e.ID == "" {
 		e.ID = task.NewID()
 	}
-	p := broker.Publication{Envelope: e}
+	p.Envelope = e
 	if err := errors.Join(i.err, o.err); err != nil {
-		return p, err
+		return p, 0, err
 	}
 	if e.Queue == "" {
 		e.Queue = c.opts.DefaultQueue
@@ -208,19 +222,20 @@ func (c *Client) publication(ctx context.Context, i *Item, now time.Time) (broke
 		p.Claims = []broker.Claim{{Key: "idempotency:" + o.claimKey, For: o.claimFor}}
 	}
 	if err := c.encodeArgs(e, i); err != nil {
-		return p, err
+		return p, 0, err
 	}
 	carry(ctx, e)
 	if err := c.fillMeta(ctx, e, i, now); err != nil {
-		return p, err
+		return p, 0, err
 	}
 	if err := e.Validate(); err != nil {
-		return p, fmt.Errorf("enqueue %.80q: %w", i.name, err)
+		return p, 0, fmt.Errorf("enqueue %.80q: %w", i.name, err)
 	}
-	if err := task.CheckSize(task.EncodedSize(e), c.opts.MaxSize); err != nil {
-		return p, fmt.Errorf("enqueue %s: %w", i.name, err)
+	size = task.EncodedSize(e)
+	if err := task.CheckSize(size, c.opts.MaxSize); err != nil {
+		return p, 0, fmt.Errorf("enqueue %s: %w", i.name, err)
 	}
-	return p, nil
+	return p, size, nil
 }
 
 // moments sets when the task is due and when it expires.
@@ -288,49 +303,55 @@ func (c *Client) unpackResult(s *Status) (json.RawMessage, error) {
 }
 
 func (c *Client) fillMeta(ctx context.Context, e *task.Envelope, i *Item, now time.Time) error {
-	o, m := &i.opts, map[string]json.RawMessage{}
+	o := &i.opts
+	note := func(key string, value json.RawMessage) {
+		if e.Meta == nil {
+			e.Meta = make(map[string]json.RawMessage)
+		}
+		e.Meta[key] = value
+	}
 	if i.undeclared && o.maxRetries == nil {
-		m[task.MetaRetriesUnsaid] = json.RawMessage("true")
+		note(task.MetaRetriesUnsaid, json.RawMessage("true"))
 	}
 	if cur := Current(ctx); o.parent != "" {
-		m[task.MetaParent] = quote(o.parent)
-		m[task.MetaRoot] = quote(o.root)
+		note(task.MetaParent, quote(o.parent))
+		note(task.MetaRoot, quote(o.root))
 	} else if cur.ID() != "" {
-		m[task.MetaParent] = quote(cur.ID())
-		m[task.MetaRoot] = quote(cur.Root())
+		note(task.MetaParent, quote(cur.ID()))
+		note(task.MetaRoot, quote(cur.Root()))
 	}
 	if o.retention != nil {
 		ms := int64(-1)
 		if *o.retention != Forever {
 			ms = o.retention.Milliseconds()
 		}
-		m[task.MetaRetention] = json.RawMessage(fmt.Append(nil, ms))
+		note(task.MetaRetention, json.RawMessage(fmt.Append(nil, ms)))
 	}
 	if o.ignoreResult {
-		m[task.MetaIgnoreResult] = json.RawMessage("true")
+		note(task.MetaIgnoreResult, json.RawMessage("true"))
 	}
 	if h := e.Headers[task.HeaderEncoder]; h != "" {
-		m[task.MetaEncoder] = quote(h)
+		note(task.MetaEncoder, quote(h))
 	}
 	if len(o.meta) > 0 {
 		raw, err := json.Marshal(o.meta)
 		if err != nil {
 			return fmt.Errorf("enqueue %s: meta: %w", e.Name, err)
 		}
-		m[task.MetaUser] = raw
+		note(task.MetaUser, raw)
 	}
-	for key, links := range map[string][]Item{task.MetaLinks: o.links, task.MetaErrorLinks: o.errorLinks} {
-		if len(links) == 0 {
+	for _, l := range [...]struct {
+		key   string
+		items []Item
+	}{{task.MetaLinks, o.links}, {task.MetaErrorLinks, o.errorLinks}} {
+		if len(l.items) == 0 {
 			continue
 		}
-		raw, err := c.encodeLinks(ctx, links, now)
+		raw, err := c.encodeLinks(ctx, l.items, now)
 		if err != nil {
 			return fmt.Errorf("enqueue %s: link: %w", e.Name, err)
 		}
-		m[key] = raw
-	}
-	if len(m) > 0 {
-		e.Meta = m
+		note(l.key, raw)
 	}
 	return nil
 }
@@ -348,7 +369,7 @@ func quote(s string) json.RawMessage {
 func (c *Client) encodeLinks(ctx context.Context, items []Item, now time.Time) (json.RawMessage, error) {
 	envelopes := make([]*task.Envelope, len(items))
 	for i := range items {
-		p, err := c.publication(ctx, &items[i], now)
+		p, _, err := c.publication(ctx, &items[i], now)
 		if err != nil {
 			return nil, err
 		}

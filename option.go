@@ -252,6 +252,13 @@ func Aliases(names ...string) TaskOption {
 
 // gather applies options in order.
 func gather(defaults, opts []Option) call {
+	if len(defaults)+len(opts) == 0 {
+		return call{} // which stays off the heap
+	}
+	return gathered(defaults, opts)
+}
+
+func gathered(defaults, opts []Option) call {
 	var c call
 	for _, o := range defaults {
 		o.set(&c)

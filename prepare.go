@@ -62,7 +62,7 @@ func (p *preparation) fill(ctx context.Context, c *Client, items []Item) []Recei
 	receipts := make([]Receipt, len(items))
 	for i := range items {
 		ctx, span := c.trace(ctx, items[i:i+1])
-		made, err := c.publication(ctx, &items[i], p.now)
+		made, _, err := c.publication(ctx, &items[i], p.now)
 		receipts[i] = Receipt{ID: made.Envelope.ID, Err: err}
 		span.describe(made.Envelope)
 		span.end(receipts[i:i+1], err)
