@@ -2,6 +2,7 @@ package redis
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -14,13 +15,19 @@ import (
 // lot is what the plain script stores together: tasks of one line and of one list
 // of the journal.
 type lot struct {
+	line
+	items []int
+}
+
+type line struct {
 	queue    string
 	priority int
 	list     journalList
 }
 
-// lotMost is how many values Lua can hand to one command, and some room.
-const lotMost = 4000
+// lotMost is how many keys with their values Lua can hand to one command, and much
+// room.
+const lotMost = 2000
 
 // journalList is a list of the journal: of the second, or the minute, that begins
 // with a second since 1970.
@@ -54,66 +61,81 @@ func (c crowd) note(partition int, second int64) { c[partition].Store(minuteOf(s
 func minuteOf(second int64) int64 { return second - second%60 }
 
 // plain reports whether the plain script can store the items. It takes them line by
-// line, so the first of an id that is there twice might not be the one that counts.
+// line and all at once, so an id that is there twice needs the other.
 func plain(batch []broker.Publication, items []int) bool {
-	first, mixed := batch[items[0]].Envelope, false
 	for _, i := range items {
 		e := batch[i].Envelope
 		if len(batch[i].Claims) > 0 || !e.NotBefore.IsZero() || e.VisibilityTimeout > 0 || e.Attempt > 0 {
 			return false
 		}
-		mixed = mixed || e.Queue != first.Queue || e.Priority != first.Priority || e.EnqueuedAt.Unix() != first.EnqueuedAt.Unix()
 	}
-	return !mixed || !repeats(batch, items)
+	return !repeats(batch, items)
 }
 
 // repeats reports whether an id is there twice.
 func repeats(batch []broker.Publication, items []int) bool {
-	seen := make(map[string]struct{}, len(items))
-	for _, i := range items {
-		seen[batch[i].Envelope.ID] = struct{}{}
+	rising := true // as ids are that one process made
+	for k := 1; k < len(items) && rising; k++ {
+		rising = batch[items[k]].Envelope.ID > batch[items[k-1]].Envelope.ID
 	}
-	return len(seen) < len(items)
+	if rising {
+		return false
+	}
+	ids := make([]string, len(items))
+	for k, i := range items {
+		ids[k] = batch[i].Envelope.ID
+	}
+	slices.Sort(ids)
+	return len(slices.Compact(ids)) < len(items)
 }
 
 // appendPlain appends the call of the plain script that stores the items, and
 // returns them in its order.
 func (db *DB) appendPlain(calls []call, partition int, batch []broker.Publication, items []int, data [][]byte, now int64) ([]int, []call) {
-	args, order := make([]string, 0, 3+2*len(items)), make([]int, 0, len(items))
-	add := func(l lot, items []int) {
-		args = append(args, l.queue+":"+strconv.Itoa(l.priority), l.list.name(), strconv.Itoa(len(items)))
-		for _, i := range items {
-			e := batch[i].Envelope
-			args = append(args, e.ID, rueidis.BinaryString(newValue(e, data[i], now)))
-		}
-		order = append(order, items...)
-	}
-	lotOf := func(i int) lot {
-		e := batch[i].Envelope
-		return lot{e.Queue, e.Priority, db.crowd.list(partition, e.EnqueuedAt.Unix())}
-	}
-	if len(items) == 1 {
-		add(lotOf(items[0]), items)
-		return order, append(calls, call{db.scripts.plain, partition, args})
-	}
-	var lots []lot
-	of := make(map[lot][]int)
+	size := 0
 	for _, i := range items {
-		l := lotOf(i)
-		if of[l] == nil {
-			lots = append(lots, l)
-		}
-		if of[l] = append(of[l], i); len(of[l]) == lotMost {
-			add(l, of[l])
-			of[l] = of[l][:0:0]
-		}
+		size += valueSize(batch[i].Envelope, data[i])
 	}
-	for _, l := range lots {
-		if len(of[l]) > 0 {
-			add(l, of[l])
+	args, order, values := make([]string, 0, 3+2*len(items)), make([]int, 0, len(items)), make([]byte, 0, size)
+	for _, l := range db.lots(partition, batch, items) {
+		args = append(args, l.queue+":"+strconv.Itoa(l.priority), l.list.name(), strconv.Itoa(len(l.items)))
+		for _, i := range l.items {
+			e, from := batch[i].Envelope, len(values)
+			values = appendValue(values, e, data[i], now)
+			args = append(args, e.ID, rueidis.BinaryString(values[from:]))
 		}
+		order = append(order, l.items...)
 	}
 	return order, append(calls, call{db.scripts.plain, partition, args})
+}
+
+// lots sorts the items of a partition.
+func (db *DB) lots(partition int, batch []broker.Publication, items []int) (lots []lot) {
+	of := func(i int) line {
+		e := batch[i].Envelope
+		return line{e.Queue, e.Priority, db.crowd.list(partition, e.EnqueuedAt.Unix())}
+	}
+	first, one := of(items[0]), true
+	for _, i := range items[1:] {
+		one = one && of(i) == first
+	}
+	if one { // as they are most of the time
+		for page := range slices.Chunk(items, lotMost) {
+			lots = append(lots, lot{first, page})
+		}
+		return lots
+	}
+	place := make(map[line]int) // of the lot that has room
+	for _, i := range items {
+		l := of(i)
+		k, ok := place[l]
+		if !ok || len(lots[k].items) == lotMost {
+			k, place[l] = len(lots), len(lots)
+			lots = append(lots, lot{line: l})
+		}
+		lots[k].items = append(lots[k].items, i)
+	}
+	return lots
 }
 
 // publishedPlain reads what the plain script says of the items.

@@ -14,38 +14,45 @@ import (
 
 // prepare returns the wire form of a publication's envelope, or why it is
 // refused.
-func prepare(p *broker.Publication) ([]byte, error) {
+func prepare(p *broker.Publication) ([]byte, error) { return appendPrepared(nil, p) }
+
+func appendPrepared(b []byte, p *broker.Publication) ([]byte, error) {
 	switch {
 	case p.Envelope == nil:
-		return nil, fmt.Errorf("%w publication: it has no envelope", task.ErrInvalid)
+		return b, fmt.Errorf("%w publication: it has no envelope", task.ErrInvalid)
 	case len(p.Limits) > 0:
-		return nil, fmt.Errorf("limits: %w", broker.ErrUnsupported)
+		return b, fmt.Errorf("limits: %w", broker.ErrUnsupported)
 	case p.Hold != "":
-		return nil, fmt.Errorf("hold: %w", broker.ErrUnsupported)
+		return b, fmt.Errorf("hold: %w", broker.ErrUnsupported)
 	case p.Group != nil:
-		return nil, fmt.Errorf("group: %w", broker.ErrUnsupported)
+		return b, fmt.Errorf("group: %w", broker.ErrUnsupported)
 	}
 	for _, c := range p.Claims {
 		if c.Key == "" || c.For < 0 {
-			return nil, fmt.Errorf("%w claim %q for %s: want a key, and a time that is not negative", task.ErrInvalid, c.Key, c.For)
+			return b, fmt.Errorf("%w claim %q for %s: want a key, and a time that is not negative", task.ErrInvalid, c.Key, c.For)
 		}
 	}
-	return encode(p.Envelope)
+	return appendWire(b, p.Envelope)
 }
 
-func encode(e *task.Envelope) ([]byte, error) {
+func encode(e *task.Envelope) ([]byte, error) { return appendWire(nil, e) }
+
+func appendWire(b []byte, e *task.Envelope) ([]byte, error) {
 	if err := e.Validate(); err != nil {
-		return nil, err
+		return b, err
 	}
-	data, err := task.Encode(e)
+	if b == nil {
+		b = make([]byte, 0, task.EncodedSize(e))
+	}
+	out, err := task.AppendEncode(b, e)
 	if err != nil {
-		return nil, fmt.Errorf("%w envelope %s: %w", task.ErrInvalid, e.ID, err)
+		return b, fmt.Errorf("%w envelope %s: %w", task.ErrInvalid, e.ID, err)
 	}
-	if len(data) > task.DefaultMaxSize {
-		return nil, fmt.Errorf("%w: envelope %s has %d bytes, at most %d: store the payload elsewhere and pass a reference",
-			task.ErrTooLarge, e.ID, len(data), task.DefaultMaxSize)
+	if n := len(out) - len(b); n > task.DefaultMaxSize {
+		return b, fmt.Errorf("%w: envelope %s has %d bytes, at most %d: store the payload elsewhere and pass a reference",
+			task.ErrTooLarge, e.ID, n, task.DefaultMaxSize)
 	}
-	return data, nil
+	return out, nil
 }
 
 // appendPublication appends the arguments of one publication, which takes its
@@ -95,11 +102,15 @@ func (db *DB) publish(ctx context.Context, batch []broker.Publication, fromOutbo
 	}
 	out := make([]broker.Outcome, len(batch))
 	data := make([][]byte, len(batch))
+	wires := db.borrow()
+	defer db.giveBack(wires)
 	for i := range batch {
 		var err error
-		if data[i], err = prepare(&batch[i]); err != nil {
+		from := len(*wires)
+		if *wires, err = appendPrepared(*wires, &batch[i]); err != nil {
 			out[i] = broker.Outcome{State: broker.Refused, Err: err}
 		}
+		data[i] = (*wires)[from:]
 	}
 	far := db.farClaims(batch, out)
 	if len(far) > 0 {
@@ -117,6 +128,22 @@ func (db *DB) publish(ctx context.Context, batch []broker.Publication, fromOutbo
 		}
 	}
 	return out, nil
+}
+
+// borrow returns an empty buffer, to be given back.
+func (db *DB) borrow() *[]byte {
+	if b, ok := db.buffers.Get().(*[]byte); ok {
+		return b
+	}
+	return new([]byte)
+}
+
+func (db *DB) giveBack(b *[]byte) {
+	const most = 1 << 20 // what more is needed rarely is not kept
+	if cap(*b) <= most {
+		*b = (*b)[:0]
+		db.buffers.Put(b)
+	}
 }
 
 // rivals reports whether two items of a batch ask for the same claim. What

@@ -64,6 +64,7 @@ type DB struct {
 	ahead   atomic.Pointer[lead] // of the server's clock
 	suspect suspects
 	crowd   crowd
+	buffers sync.Pool // of *[]byte
 
 	lanes chan struct{} // has an element for each that is taken; see alone
 

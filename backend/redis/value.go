@@ -231,7 +231,13 @@ func unescape(word string) string {
 
 // newValue is the value of a new task, at that moment by the server's clock.
 func newValue(e *task.Envelope, data []byte, now int64) []byte {
-	b := make([]byte, 0, len(data)+80+len(e.Queue))
+	return appendValue(make([]byte, 0, valueSize(e, data)), e, data, now)
+}
+
+// valueSize is about as long as the value of a new task becomes, and seldom less.
+func valueSize(e *task.Envelope, data []byte) int { return len(data) + 80 + len(e.Queue) }
+
+func appendValue(b []byte, e *task.Envelope, data []byte, now int64) []byte {
 	b = append(appendPadded(append(b, kindLive, '@'), now, 13), ' ')
 	b = append(appendPadded(b, e.EnqueuedAt.UnixMilli(), 15), ' ')
 	b = append(strconv.AppendInt(b, int64(e.Priority), 10), ' ')

@@ -3,7 +3,7 @@
 -- script anew in each run, and publish's cost more than storing a task.
 --
 -- KEYS[1] the partition
--- ARGV    for each lot, of 4000 tasks at most: QUEUE:PRIO, the journal's list,
+-- ARGV    for each lot, of 2000 different tasks at most: QUEUE:PRIO, the journal's list,
 --         how many tasks, then id and value of each
 -- returns the places of the tasks that exist, the first being 1, in words; before
 --         them stands c if a list of the journal is long: see crowd in plain.go
@@ -12,16 +12,28 @@ local a, place = 1, 0
 local line_of, stored, rare, exist, crowded = {}, {}, false, '', ''
 while a < #ARGV do
   local line, list, last = ARGV[a], ARGV[a + 1], a + 2 + 2 * ARGV[a + 2]
-  local ids, entries, n = {}, {}, 0
+  local ids, entries, pairs, n = {}, {}, {}, 0
   for i = a + 3, last, 2 do
     local id, value = ARGV[i], ARGV[i + 1]
-    place = place + 1
-    if call('SET', P .. (byte(id) == 58 and ':t:' or '') .. id, value, 'NX') then -- see task_key in common.lua
-      n = n + 1
-      ids[n], entries[n] = id, sub(value, 27, 31) .. id -- see journal in common.lua
-    else
-      exist = exist .. ' ' .. place
+    n = n + 1
+    ids[n], entries[n] = id, sub(value, 27, 31) .. id -- see journal in common.lua
+    pairs[2 * n - 1], pairs[2 * n] = P .. (byte(id) == 58 and ':t:' or '') .. id, value -- see task_key in common.lua
+  end
+  if call('MSETNX', unpack(pairs)) == 0 then
+    -- One of them exists: each for itself.
+    local kept, noted, all = {}, {}, n
+    n = 0
+    for i = 1, all do
+      if call('SET', pairs[2 * i - 1], pairs[2 * i], 'NX') then
+        n = n + 1
+        kept[n], noted[n] = ids[i], entries[i]
+      else
+        exist = exist .. ' ' .. place + i
+      end
     end
+    ids, entries, place = kept, noted, place + all
+  else
+    place = place + n
   end
   if n > 0 then
     -- A line that held something is marked already, and a list entered. One that is
