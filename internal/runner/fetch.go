@@ -125,10 +125,10 @@ func (f *fetcher) prepare(now time.Duration) plan {
 	f.pending = append(f.pending, l.ended...)
 	clear(l.ended)
 	l.ended = l.ended[:0]
+	f.unpark(now)
 	if f.air.n > 0 {
 		return f.another(now)
 	}
-	f.unpark(now)
 	if f.drain(now) {
 		return plan{finished: true}
 	}
@@ -335,7 +335,7 @@ func (f *fetcher) sleep(now time.Duration, p plan) {
 	case <-f.r.line.kick:
 	case <-f.waiter.timer.C:
 	case fl := <-f.air.landed:
-		f.air.down = append(f.air.down, fl)
+		f.air.landed <- fl // which landings takes in
 	case <-f.waiter.woken:
 		f.waiter.busy = false
 		f.hungry = true

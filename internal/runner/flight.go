@@ -41,7 +41,6 @@ type air struct {
 	room   int // deliveries that they ask for
 	bytes  int
 	landed chan *flight // back, of those that were launched
-	down   []*flight    // taken from landed and not yet landed
 	idle   []*flight    // for their slices
 }
 
@@ -118,30 +117,23 @@ func (a *air) clear(fl *flight) {
 
 // wait returns when no call is under way.
 func (a *air) wait() {
-	for range a.n - len(a.down) {
+	for range a.n {
 		<-a.landed
 	}
 }
 
 // landings takes in the exchanges that are back.
 func (f *fetcher) landings() error {
-	for f.air.n > 0 {
+	for {
 		select {
 		case fl := <-f.air.landed:
-			f.air.down = append(f.air.down, fl)
-			continue
+			if err := f.land(fl); err != nil {
+				return err
+			}
 		default:
-		}
-		break
-	}
-	for len(f.air.down) > 0 {
-		fl := f.air.down[0]
-		f.air.down = f.air.down[1:]
-		if err := f.land(fl); err != nil {
-			return err
+			return nil
 		}
 	}
-	return nil
 }
 
 // another decides whether a second exchange flies beside the first: when enough
@@ -149,6 +141,9 @@ func (f *fetcher) landings() error {
 // line.mu.
 func (f *fetcher) another(now time.Duration) plan {
 	l := &f.r.line
+	if l.marked {
+		f.scanAt = min(f.scanAt, now+scanEvery)
+	}
 	may := f.air.n < f.air.most && l.mode == 0 && l.alone == nil && !l.scanNow && now < f.scanAt &&
 		f.failures == 0 && len(f.live) == 0
 	l.enough, l.low = math.MaxInt, -1

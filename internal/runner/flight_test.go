@@ -24,6 +24,8 @@ type farBroker struct {
 	most   int // that were under way at once
 	mixed  int // those with renewals that another was under way beside
 	live   int // renewals under way
+	met    sync.Once
+	two    chan struct{} // closed when two are under way for the first time
 }
 
 func (b *farBroker) Open(ctx context.Context, s broker.Subscription) (broker.Consumer, error) {
@@ -45,7 +47,9 @@ func (c *farConsumer) Exchange(ctx context.Context, done []broker.Settlement, li
 	c.b.mu.Lock()
 	c.b.flying++
 	c.b.live += len(live)
-	c.b.most = max(c.b.most, c.b.flying)
+	if c.b.most = max(c.b.most, c.b.flying); c.b.most == 2 {
+		c.b.met.Do(func() { close(c.b.two) })
+	}
 	if c.b.flying > 1 && c.b.live > 0 {
 		c.b.mixed++
 	}
@@ -68,7 +72,7 @@ func (c *farConsumer) Exchange(ctx context.Context, done []broker.Settlement, li
 // far puts the rig's broker far away. Its backlog of tasks "quick" takes half a
 // millisecond each, for fifty isolates.
 func far(g *rig, exchanges int) *farBroker {
-	b := &farBroker{tap: g.broker, exchanges: exchanges, took: time.Millisecond}
+	b := &farBroker{tap: g.broker, exchanges: exchanges, took: time.Millisecond, two: make(chan struct{})}
 	g.cfg.Broker, g.cfg.Concurrency = b, 50
 	g.handle("quick", func(ctx context.Context, _ *runner.Job) (json.RawMessage, error) {
 		select {
@@ -168,13 +172,12 @@ func TestStopWhileExchangesOverlap(t *testing.T) {
 	for _, mode := range []runner.Mode{runner.Warm, runner.Hard} {
 		inBubble(t, func(t *testing.T, g *rig) {
 			b := far(g, 2)
-			b.took = 20 * time.Millisecond
 			backlog(g, 5000)
 			g.start()
-			for two := false; !two; after(time.Millisecond) {
-				b.mu.Lock()
-				two = b.flying == 2
-				b.mu.Unlock()
+			select {
+			case <-b.two:
+			case <-time.After(time.Minute):
+				t.Fatal("no two exchanges were under way at once")
 			}
 			g.runner.Shutdown(mode)
 			g.wait()

@@ -355,6 +355,12 @@ func (b *slowBroker) Open(ctx context.Context, s broker.Subscription) (broker.Co
 	return &slowConsumer{Consumer: c, took: &b.took}, nil
 }
 
+func (b *slowBroker) Renew(ctx context.Context, batch []broker.Renewal) ([]error, error) {
+	errs, err := b.tap.Renew(ctx, batch)
+	time.Sleep(b.took.get())
+	return errs, err
+}
+
 type slowConsumer struct {
 	broker.Consumer
 	took *box[time.Duration]
