@@ -24,12 +24,13 @@ const (
 // of what one costs that has nothing to do.
 const idleProof = 3 * time.Second
 
-// What a connection takes of memory. The client's own defaults are twice that for
-// each way, and a ring for four times as many commands that wait, of which few
-// ever do.
+// What a connection takes of memory. The client's own defaults are four times that
+// for each way, and a ring for sixteen times as many commands that wait, of which few
+// ever do: the memory that a process holds counts twice, as the collector lets it
+// double before it looks.
 const (
-	bufferSize = 256 << 10
-	ringScale  = 8
+	bufferSize = 128 << 10
+	ringScale  = 6 // 64 commands
 )
 
 // dial connects as the configuration says, and checks that the server is one

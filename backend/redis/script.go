@@ -19,10 +19,12 @@ import (
 //go:embed lua
 var luaFiles embed.FS
 
-// script is one script and its hash.
+// script is one script, of which the hash is what is sent: its text is put together
+// when a server does not know it.
 type script struct {
-	name, source, sha string
-	reads             bool // it writes nothing: no replica need have it
+	name, sha string
+	files     []string
+	reads     bool // it writes nothing: no replica need have it
 }
 
 // scripts are all of them, and which files each consists of.
@@ -90,21 +92,32 @@ func loadScripts() (scripts, error) {
 	return s, nil
 }
 
-// loadScript puts a script together. Lines of comment stay behind: the server
-// keeps and compiles what it is sent.
+// loadScript puts a script together once.
 func loadScript(files ...string) (*script, error) {
+	s := &script{name: files[len(files)-1], files: files}
+	text, err := s.source()
+	if err != nil {
+		return nil, err
+	}
+	sum := sha1.Sum([]byte(text)) //nolint:gosec // EVALSHA's own
+	s.sha = hex.EncodeToString(sum[:])
+	return s, nil
+}
+
+// source is the script's text. Lines of comment stay behind: the server keeps and
+// compiles what it is sent.
+func (s *script) source() (string, error) {
 	var b strings.Builder
-	for _, name := range files {
+	for _, name := range s.files {
 		text, err := luaFiles.ReadFile("lua/" + name + ".lua")
-		if err != nil {
-			return nil, fmt.Errorf("load script: %w", err)
+		if err == nil {
+			err = appendLua(&b, string(text))
 		}
-		if err := appendLua(&b, string(text)); err != nil {
-			return nil, fmt.Errorf("load script %s: %w", name, err)
+		if err != nil {
+			return "", fmt.Errorf("put script %s together: %w", s.name, err)
 		}
 	}
-	sum := sha1.Sum([]byte(b.String())) //nolint:gosec // EVALSHA's own
-	return &script{name: files[len(files)-1], source: b.String(), sha: hex.EncodeToString(sum[:])}, nil
+	return b.String(), nil
 }
 
 // appendLua appends a file without its comments. "-- include NAME" stands for
@@ -157,10 +170,14 @@ func (db *DB) evaluate(ctx context.Context, c *call) (rueidis.RedisMessage, erro
 	for n := 0; n <= laneCount && errors.Is(err, errGone); n++ {
 		m, err = db.send(ctx, db.evalsha(c), c.script) // over another connection, or a new one
 	}
-	if noScript(err) {
-		m, err = db.send(ctx, db.eval(c), c.script)
+	if !noScript(err) {
+		return m, err
 	}
-	return m, err
+	text, err := c.script.source()
+	if err != nil {
+		return m, err
+	}
+	return db.send(ctx, db.eval(c, text), c.script)
 }
 
 // callTimeout bounds a call whose caller sets no bound.
@@ -300,9 +317,9 @@ func (db *DB) evalsha(c *call) rueidis.Completed {
 	return db.client.B().Evalsha().Sha1(c.script.sha).Numkeys(int64(len(keys))).Key(keys...).Arg(c.args...).Build()
 }
 
-func (db *DB) eval(c *call) rueidis.Completed {
+func (db *DB) eval(c *call, text string) rueidis.Completed {
 	keys := db.keys[c.partition]
-	return db.client.B().Eval().Script(c.script.source).Numkeys(int64(len(keys))).Key(keys...).Arg(c.args...).Build()
+	return db.client.B().Eval().Script(text).Numkeys(int64(len(keys))).Key(keys...).Arg(c.args...).Build()
 }
 
 // keysOf are what a script is said to use: the tag, from which it makes the names
