@@ -53,17 +53,50 @@ const (
 	parentLen = 55
 )
 
-// Valid reports whether it has the form of a traceparent.
-func (t TraceContext) Valid() bool {
+// IDs reads the ids of the trace and of the span, and whether the trace is being
+// recorded. ok is false when the context is none, or malformed.
+func (t TraceContext) IDs() (trace [16]byte, span [8]byte, sampled, ok bool) {
 	p := t.Parent
 	if len(p) < parentLen || p[2] != '-' || p[spanAt-1] != '-' || p[flagsAt-1] != '-' {
-		return false
+		return trace, span, false, false
 	}
 	if len(p) > parentLen && (p[:2] == "00" || p[parentLen] != '-') || p[:2] == "ff" {
-		return false
+		return trace, span, false, false
 	}
-	return hexes(p[:2]) && hexes(p[traceAt:spanAt-1]) && hexes(p[spanAt:flagsAt-1]) && hexes(p[flagsAt:parentLen]) &&
-		!zeros(p[traceAt:spanAt-1]) && !zeros(p[spanAt:flagsAt-1])
+	var version, flags [1]byte
+	ok = decode(version[:], p) && decode(trace[:], p[traceAt:]) && decode(span[:], p[spanAt:]) && decode(flags[:], p[flagsAt:]) &&
+		trace != [16]byte{} && span != [8]byte{}
+	return trace, span, flags[0]&1 == 1, ok
+}
+
+// decode fills out from lower-case hexadecimal digits.
+func decode(out []byte, digits string) bool {
+	for i := range out {
+		high, low := hexValue(digits[2*i]), hexValue(digits[2*i+1])
+		if high|low > 0xf {
+			return false
+		}
+		out[i] = high<<4 | low
+	}
+	return true
+}
+
+// hexValue is more than 15 for what is no lower-case digit.
+func hexValue(c byte) byte {
+	switch {
+	case c-'0' < 10:
+		return c - '0'
+	case c-'a' < 6:
+		return c - 'a' + 10
+	default:
+		return 0xff
+	}
+}
+
+// Valid reports whether it has the form of a traceparent.
+func (t TraceContext) Valid() bool {
+	_, _, _, ok := t.IDs()
+	return ok
 }
 
 // TraceID is the id of the trace, 32 hexadecimal digits; "" when the context is
@@ -85,32 +118,8 @@ func (t TraceContext) SpanID() string {
 
 // Sampled reports whether the trace is being recorded.
 func (t TraceContext) Sampled() bool {
-	return t.Valid() && hexValue(t.Parent[parentLen-1])&1 == 1
-}
-
-func hexes(s string) bool {
-	for i := range len(s) {
-		if c := s[i]; (c < '0' || c > '9') && (c < 'a' || c > 'f') {
-			return false
-		}
-	}
-	return true
-}
-
-func zeros(s string) bool {
-	for i := range len(s) {
-		if s[i] != '0' {
-			return false
-		}
-	}
-	return true
-}
-
-func hexValue(c byte) byte {
-	if c >= 'a' {
-		return c - 'a' + 10
-	}
-	return c - '0'
+	_, _, sampled, ok := t.IDs()
+	return ok && sampled
 }
 
 // SpanStart is what is known of a span when it begins.
@@ -141,7 +150,7 @@ type Span interface {
 	// is not recorded, so that who takes it up does not record either.
 	Context() TraceContext
 	// Set adds attributes. Keys are OpenTelemetry's; strings, integers, floats,
-	// booleans and durations are kept as such.
+	// booleans and durations are kept as such. The slice stays the caller's.
 	Set(attrs ...slog.Attr)
 	// Fail marks the span as failed: the error's type, and its message.
 	Fail(kind, message string)

@@ -52,6 +52,7 @@ type Runner struct {
 	leaseRenewed measure.Counter
 	leaseLost    measure.Counter
 	gauges       gauges
+	attrs        sync.Pool // of *[]slog.Attr, for spans
 }
 
 // New checks a configuration and makes its runner.

@@ -37,7 +37,7 @@ func (r *report) done(err error) {
 	}
 }
 
-// loudMetrics and loudSpans log failures, which the SDK would print.
+// loudMetrics logs failures, which the SDK would print.
 type loudMetrics struct {
 	sdkmetric.Exporter
 	log report
@@ -48,39 +48,37 @@ func (l *loudMetrics) Export(ctx context.Context, m *metricdata.ResourceMetrics)
 	return nil
 }
 
-type loudSpans struct {
-	sdktrace.SpanExporter
-	log report
-}
-
-func (l *loudSpans) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
-	l.log.done(l.SpanExporter.ExportSpans(ctx, spans))
-	return nil
-}
-
-// spanConsole writes spans to a log.
+// spanConsole writes spans to a log, each as it ends.
 type spanConsole struct{ log *slog.Logger }
 
-func (c spanConsole) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
-	for _, s := range spans {
-		attrs := []slog.Attr{
-			slog.String("span", s.Name()), slog.String("trace_id", s.SpanContext().TraceID().String()),
-			slog.String("span_id", s.SpanContext().SpanID().String()),
-			slog.Time("began", s.StartTime()),
-			slog.Float64("duration_ms", float64(s.EndTime().Sub(s.StartTime()).Microseconds())/1000),
-		}
-		if s.Parent().HasSpanID() {
-			attrs = append(attrs, slog.String("parent_id", s.Parent().SpanID().String()))
-		}
-		if s.Status().Code == codes.Error {
-			attrs = append(attrs, slog.String("error", s.Status().Description))
-		}
-		c.log.LogAttrs(ctx, slog.LevelInfo, "span", append(attrs, slog.Any("attributes", group(s.Attributes())))...)
+var _ sdktrace.SpanProcessor = spanConsole{}
+
+// take implements taker.
+func (c spanConsole) take(s ended) {
+	attrs := []slog.Attr{
+		slog.String("span", s.Name()), slog.String("trace_id", s.SpanContext().TraceID().String()),
+		slog.String("span_id", s.SpanContext().SpanID().String()),
+		slog.Time("began", s.StartTime()),
+		slog.Float64("duration_ms", float64(s.EndTime().Sub(s.StartTime()).Microseconds())/1000),
 	}
-	return nil
+	if s.Parent().HasSpanID() {
+		attrs = append(attrs, slog.String("parent_id", s.Parent().SpanID().String()))
+	}
+	if s.Status().Code == codes.Error {
+		attrs = append(attrs, slog.String("error", s.Status().Description))
+	}
+	c.log.LogAttrs(context.Background(), slog.LevelInfo, "span", append(attrs, slog.Any("attributes", group(s.Attributes())))...)
 }
 
-func (spanConsole) Shutdown(context.Context) error { return nil }
+func (spanConsole) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
+func (spanConsole) ForceFlush(context.Context) error                { return nil }
+func (spanConsole) Shutdown(context.Context) error                  { return nil }
+
+func (c spanConsole) OnEnd(s sdktrace.ReadOnlySpan) {
+	if s.SpanContext().IsSampled() {
+		c.take(s)
+	}
+}
 
 func group(attrs []attribute.KeyValue) slog.Value {
 	out := make([]slog.Attr, len(attrs))

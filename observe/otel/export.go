@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
@@ -60,6 +59,7 @@ type Exporter struct {
 	tracer  *Tracer                  // nil: spans go nowhere
 	metrics *sdkmetric.MeterProvider // of meter
 	traces  *sdktrace.TracerProvider // of tracer
+	spans   *batcher                 // sends them; nil: none are sent
 }
 
 // Open makes an Exporter and starts its loops, which Close ends. Nothing is
@@ -72,19 +72,12 @@ func Open(ctx context.Context, o Options) (*Exporter, error) {
 	if o.Interval <= 0 {
 		o.Interval = defaultInterval
 	}
-	sampler, follow, err := o.sampler()
-	if err != nil {
-		return nil, err
-	}
 	x := &Exporter{}
 	if err := x.openMetrics(&o); err != nil {
 		return nil, err
 	}
-	if err := x.openTraces(ctx, &o, sampler); err != nil {
+	if err := x.openTraces(&o); err != nil {
 		return nil, errors.Join(err, x.Close(ctx))
-	}
-	if x.tracer != nil {
-		x.tracer.follow = follow
 	}
 	return x, nil
 }
@@ -114,30 +107,39 @@ func (x *Exporter) openMetrics(o *Options) error {
 	return nil
 }
 
-func (x *Exporter) openTraces(ctx context.Context, o *Options, sampler sdktrace.Sampler) error {
-	options := []sdktrace.TracerProviderOption{sdktrace.WithResource(o.resource()), sdktrace.WithSampler(sampler)}
-	add := func(e sdktrace.SpanExporter) {
-		options = append(options, sdktrace.WithBatcher(&loudSpans{SpanExporter: e, log: report{log: o.Logger, what: "spans"}}))
+func (x *Exporter) openTraces(o *Options) error {
+	sampler, follow, err := o.sampler()
+	if err != nil {
+		return err
 	}
+	about, err := resource.Merge(resource.Environment(), o.resource())
+	if err != nil {
+		return fmt.Errorf("what spans are of: %w", err)
+	}
+	r := &recorder{sampler: sampler, follow: follow}
+	options := []sdktrace.TracerProviderOption{sdktrace.WithResource(about), sdktrace.WithSampler(sampler), sdktrace.WithIDGenerator(ids{})}
 	if o.TracesURL != "" {
 		to, err := endpoint(o.TracesURL, "/v1/traces")
 		if err != nil {
 			return err
 		}
-		e, err := otlptrace.New(ctx, spanPoster{newPoster(to, o.Headers, o.TLS)})
-		if err != nil {
-			return fmt.Errorf("send spans to %s: %w", o.TracesURL, err)
-		}
-		add(e)
+		b := newBatcher(newPoster(to, o.Headers, o.TLS), about, o.Logger)
+		x.spans = b
+		r.takers = append(r.takers, b)
+		options = append(options, sdktrace.WithSpanProcessor(b))
 	}
 	if o.ConsoleTraces {
-		add(spanConsole{o.Logger})
+		c := spanConsole{o.Logger}
+		r.takers = append(r.takers, c)
+		options = append(options, sdktrace.WithSpanProcessor(c))
 	}
-	if o.TracesURL == "" && !o.ConsoleTraces {
+	if len(r.takers) == 0 {
 		return nil
 	}
 	x.traces = sdktrace.NewTracerProvider(options...)
 	x.tracer = NewTracer(x.traces)
+	r.provider, r.tracer = x.traces, x.tracer.tracer
+	x.tracer.recorder, x.tracer.follow = r, follow
 	return nil
 }
 
@@ -159,8 +161,11 @@ func (x *Exporter) TracerProvider() trace.TracerProvider {
 // error says that something could not be sent in time.
 func (x *Exporter) Close(ctx context.Context) error {
 	var errs []error
+	if x.spans != nil {
+		errs = append(errs, x.spans.Shutdown(ctx))
+	}
 	if x.traces != nil {
-		errs = append(errs, x.traces.Shutdown(ctx))
+		errs = append(errs, x.traces.Shutdown(context.WithoutCancel(ctx))) // there is nothing left to wait for
 	}
 	if x.metrics != nil {
 		errs = append(errs, x.metrics.Shutdown(ctx))

@@ -36,6 +36,7 @@ type receiver struct {
 
 	mu      sync.Mutex
 	spans   []*traces.Span
+	traces  []*traces.ResourceSpans
 	metrics map[string]*metrics.Metric
 	names   map[string]bool // service.name of what came
 	auth    string
@@ -62,6 +63,7 @@ func (r *receiver) receive(w http.ResponseWriter, q *http.Request) {
 		if err := proto.Unmarshal(raw, x); err != nil {
 			r.t.Error(err)
 		}
+		r.traces = append(r.traces, x.ResourceSpans...)
 		for _, resource := range x.ResourceSpans {
 			r.names[text(resource.Resource.Attributes, "service.name")] = true
 			for _, s := range resource.ScopeSpans {
@@ -130,11 +132,21 @@ func closed(t *testing.T, x *otel.Exporter) {
 	}
 }
 
+// client makes a client on memory, and a worker that does not run yet.
+func client(t *testing.T, o stem.ClientOptions) (*stem.Client, *stem.Worker) {
+	t.Helper()
+	b := memory.New()
+	t.Cleanup(func() { _ = b.Close() })
+	c, err := stem.NewClient(b, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c, stem.NewWorker(c, stem.WorkerOptions{ID: "w1", Concurrency: 2})
+}
+
 // work runs a worker with these handlers until use returns.
 func work(t *testing.T, x *otel.Exporter, use func(c *stem.Client), rs ...stem.Registration) {
 	t.Helper()
-	b := memory.New()
-	defer b.Close()
 	o := stem.ClientOptions{}
 	if x.Meter() != nil {
 		o.Meter = x.Meter()
@@ -142,11 +154,7 @@ func work(t *testing.T, x *otel.Exporter, use func(c *stem.Client), rs ...stem.R
 	if x.Tracer() != nil {
 		o.Tracer = x.Tracer()
 	}
-	c, err := stem.NewClient(b, o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := stem.NewWorker(c, stem.WorkerOptions{ID: "w1", Concurrency: 2})
+	c, w := client(t, o)
 	if err := w.Handle(rs...); err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package otel
 
 import (
 	"context"
+	"fmt"
 
 	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
@@ -9,23 +10,8 @@ import (
 	common "go.opentelemetry.io/proto/otlp/common/v1"
 	metrics "go.opentelemetry.io/proto/otlp/metrics/v1"
 	resource "go.opentelemetry.io/proto/otlp/resource/v1"
-	traces "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
 )
-
-// spanPoster is otlptrace's client. TracesData is on the wire what the request
-// of a receiver is.
-type spanPoster struct{ *poster }
-
-func (spanPoster) Start(context.Context) error { return nil }
-
-func (p spanPoster) Stop(context.Context) error {
-	p.close()
-	return nil
-}
-
-func (p spanPoster) UploadTraces(ctx context.Context, spans []*traces.ResourceSpans) error {
-	return p.post(ctx, &traces.TracesData{ResourceSpans: spans})
-}
 
 // metricPoster sends metrics, cumulative ones, of the kinds that a Meter makes.
 type metricPoster struct{ *poster }
@@ -61,7 +47,11 @@ func (p metricPoster) Export(ctx context.Context, all *metricdata.ResourceMetric
 		}
 		out.ScopeMetrics = append(out.ScopeMetrics, scope)
 	}
-	return p.post(ctx, &metrics.MetricsData{ResourceMetrics: []*metrics.ResourceMetrics{out}})
+	body, err := proto.Marshal(&metrics.MetricsData{ResourceMetrics: []*metrics.ResourceMetrics{out}})
+	if err != nil {
+		return fmt.Errorf("encode for %s: %w", p.url, err)
+	}
+	return p.post(ctx, body)
 }
 
 func metricOf(m *metricdata.Metrics) *metrics.Metric {

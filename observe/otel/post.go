@@ -8,8 +8,6 @@ import (
 	"io"
 	"net/http"
 	"time"
-
-	"google.golang.org/protobuf/proto"
 )
 
 // poster sends messages of OTLP to one URL. The official exporters over HTTP
@@ -39,12 +37,9 @@ const (
 	shownError = 200
 )
 
-// post sends a message, again where the receiver could not take it just now.
-func (p *poster) post(ctx context.Context, m proto.Message) error {
-	body, err := proto.Marshal(m) // as it is: to compress it costs more than all the rest
-	if err != nil {
-		return fmt.Errorf("encode for %s: %w", p.url, err)
-	}
+// post sends an encoded message, again where the receiver could not take it just
+// now. It goes as it is: to compress it costs more than all the rest.
+func (p *poster) post(ctx context.Context, body []byte) error {
 	pause := postPause
 	for try := 1; ; try++ {
 		again, err := p.once(ctx, body)

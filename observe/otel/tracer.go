@@ -2,12 +2,14 @@ package otel
 
 import (
 	"context"
+	"encoding/hex"
 	"log/slog"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
 	"go.opentelemetry.io/otel/trace"
+	"go.opentelemetry.io/otel/trace/noop"
 
 	"github.com/stemjobs/stem/measure"
 )
@@ -19,32 +21,50 @@ const scope = "github.com/stemjobs/stem"
 type Tracer struct {
 	tracer trace.Tracer
 	follow bool // whether a trace is recorded is its beginning's choice
+	kinds  [measure.SpanConsumer + 1]trace.SpanStartOption
+
+	recorder *recorder // makes the spans; nil: tracer does
 }
 
 var _ measure.Tracer = (*Tracer)(nil)
 
 // NewTracer makes a Tracer. The provider stays the caller's to shut down.
-func NewTracer(p trace.TracerProvider) *Tracer { return &Tracer{tracer: p.Tracer(scope)} }
+func NewTracer(p trace.TracerProvider) *Tracer {
+	t := &Tracer{tracer: p.Tracer(scope)}
+	for k := range t.kinds {
+		t.kinds[k] = trace.WithSpanKind(kind(measure.SpanKind(k)))
+	}
+	return t
+}
 
 // Start implements measure.Tracer. Where sampling follows the parent's choice,
 // a trace that is not recorded costs next to nothing: it is handed on.
 func (t *Tracer) Start(ctx context.Context, s measure.SpanStart) (context.Context, measure.Span) {
 	remote := parse(s.Remote)
-	if remote.IsValid() {
-		if t.follow && !remote.IsSampled() {
-			return trace.ContextWithRemoteSpanContext(ctx, remote), passing{s.Remote}
+	parent := remote
+	if !parent.IsValid() {
+		parent = trace.SpanContextFromContext(ctx)
+	}
+	if t.follow && parent.IsValid() && !parent.IsSampled() {
+		return unseen(ctx, parent)
+	}
+	if t.recorder != nil {
+		made, at := t.recorder.start(&s, parent)
+		if made == nil {
+			return unseen(ctx, at)
 		}
-		ctx = trace.ContextWithRemoteSpanContext(ctx, remote)
-	} else if at := trace.SpanContextFromContext(ctx); t.follow && at.IsValid() && !at.IsSampled() {
-		return ctx, passing{format(at)}
+		return trace.ContextWithSpan(ctx, made), (*own)(made)
 	}
 	options := make([]trace.SpanStartOption, 0, 3)
-	options = append(options, trace.WithSpanKind(kind(s.Kind)))
+	options = append(options, t.kinds[s.Kind])
 	if !s.At.IsZero() {
 		options = append(options, trace.WithTimestamp(s.At))
 	}
-	if s.Link && remote.IsValid() {
-		options = append(options, trace.WithLinks(trace.Link{SpanContext: remote}))
+	if remote.IsValid() {
+		ctx = trace.ContextWithSpanContext(ctx, remote)
+		if s.Link {
+			options = append(options, trace.WithLinks(trace.Link{SpanContext: remote}))
+		}
 	}
 	ctx, made := t.tracer.Start(ctx, s.Name, options...)
 	return ctx, span{made}
@@ -63,19 +83,12 @@ func kind(k measure.SpanKind) trace.SpanKind {
 
 // parse reads the headers; what is malformed is as good as none.
 func parse(t measure.TraceContext) trace.SpanContext {
-	if !t.Valid() {
+	traceID, spanID, sampled, ok := t.IDs()
+	if !ok {
 		return trace.SpanContext{}
 	}
-	id, err := trace.TraceIDFromHex(t.TraceID())
-	if err != nil {
-		return trace.SpanContext{}
-	}
-	parent, err := trace.SpanIDFromHex(t.SpanID())
-	if err != nil {
-		return trace.SpanContext{}
-	}
-	config := trace.SpanContextConfig{TraceID: id, SpanID: parent, Remote: true}
-	if t.Sampled() {
+	config := trace.SpanContextConfig{TraceID: traceID, SpanID: spanID, Remote: true}
+	if sampled {
 		config.TraceFlags = trace.FlagsSampled
 	}
 	if t.State != "" {
@@ -90,24 +103,42 @@ func format(c trace.SpanContext) measure.TraceContext {
 	if !c.IsValid() {
 		return measure.TraceContext{}
 	}
-	flags := "-00"
+	traceID, spanID := c.TraceID(), c.SpanID()
+	parent := make([]byte, 0, 64)
+	parent = append(parent, "00-"...)
+	parent = hex.AppendEncode(parent, traceID[:])
+	parent = append(parent, '-')
+	parent = hex.AppendEncode(parent, spanID[:])
 	if c.IsSampled() {
-		flags = "-01"
+		parent = append(parent, "-01"...)
+	} else {
+		parent = append(parent, "-00"...)
 	}
-	return measure.TraceContext{
-		Parent: "00-" + c.TraceID().String() + "-" + c.SpanID().String() + flags,
-		State:  c.TraceState().String(),
-	}
+	return measure.TraceContext{Parent: string(parent), State: c.TraceState().String()}
 }
 
-// passing is the span of a trace that is not recorded.
-type passing struct{ at measure.TraceContext }
+// passed is the span of a trace that is not recorded, as a handler's context has
+// it: its place alone, for the spans that follow.
+type passed struct {
+	noop.Span
+	at trace.SpanContext
+}
 
-func (passing) Recording() bool                 { return false }
-func (p passing) Context() measure.TraceContext { return p.at }
-func (passing) Set(...slog.Attr)                {}
-func (passing) Fail(string, string)             {}
-func (passing) End(time.Time)                   {}
+func (p *passed) SpanContext() trace.SpanContext { return p.at }
+
+func unseen(ctx context.Context, at trace.SpanContext) (context.Context, measure.Span) {
+	p := &passed{at: at}
+	return trace.ContextWithSpan(ctx, p), (*passing)(p)
+}
+
+// passing is a passed span as Stem has it.
+type passing passed
+
+func (*passing) Recording() bool                 { return false }
+func (p *passing) Context() measure.TraceContext { return format(p.at) }
+func (*passing) Set(...slog.Attr)                {}
+func (*passing) Fail(string, string)             {}
+func (*passing) End(time.Time)                   {}
 
 // span is one of OpenTelemetry's.
 type span struct{ trace.Span }
