@@ -101,6 +101,12 @@ func TestRedisByItsURL(t *testing.T) {
 	if logged, err := opening(t, connect.Options{Broker: good}); err != nil || !strings.Contains(logged, "allkeys-lru") {
 		t.Errorf("a server that throws tasks away: %v, logged %q", err, logged)
 	}
+	s.Do("CONFIG", "SET", "maxmemory-policy", "noeviction")
+	s.Do("CONFIG", "SET", "maxmemory", "1")
+	if logged, err := opening(t, connect.Options{Broker: good}); err != nil || !strings.Contains(logged, "the memory is full") {
+		t.Errorf("a server without memory left is to be looked at: %v, logged %q", err, logged)
+	}
+	s.Do("CONFIG", "SET", "maxmemory", "0")
 	s.Do("DEL", "{stem:0}:run")
 	s.Do("SET", "{stem:0}:run", "another program's")
 	var open *connect.OpenError

@@ -122,20 +122,12 @@ func (db *DB) create(ctx context.Context) error {
 			want = clusterPartitions
 		}
 	}
-	b := db.client.B()
-	err := failed(db.multi(ctx,
-		b.Hsetnx().Key(key).Field("partitions").Value(strconv.Itoa(want)).Build(),
-		b.Hsetnx().Key(key).Field("schema").Value(schema).Build(),
-	)...)
-	if err != nil {
-		return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, explain(ctx, db.config, err))
-	}
 	if err := db.askTime(ctx); err != nil {
-		return fmt.Errorf("open Redis: %w", err)
+		return fmt.Errorf("open Redis: %w", explain(ctx, db.config, err))
 	}
-	meta, err := db.do(ctx, b.Hgetall().Key(key).Build()).AsStrMap()
+	meta, err := db.meta(ctx, key, want)
 	if err != nil {
-		return fmt.Errorf("open Redis: read %s: %w", key, unavailable(err))
+		return err
 	}
 	n, err := strconv.Atoi(meta["partitions"])
 	switch {
@@ -152,17 +144,64 @@ func (db *DB) create(ctx context.Context) error {
 	for i := range db.tags {
 		db.tags[i] = db.tag(i)
 		db.keys[i] = db.keysOf(db.tags[i])
-		// A member of more than 64 bytes keeps a small sorted set from becoming a
-		// list, in which each change costs the length of all.
-		err := failed(db.do(ctx, b.Zadd().Key(db.tags[i]+":lease").Nx().ScoreMember().ScoreMember(math.Inf(1), guard).Build()))
-		if err != nil {
-			return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, explain(ctx, db.config, err))
-		}
+	}
+	if err := db.guard(ctx); err != nil {
+		return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, explain(ctx, db.config, err))
 	}
 	if err := db.allOurs(ctx); err != nil {
 		return fmt.Errorf("open Redis: namespace %s: %w", db.config.Namespace, err)
 	}
 	return nil
+}
+
+// meta reads the deployment's own record, and makes it if there is none. What is
+// there is not written again: a server without memory left refuses to write, and is
+// to be looked at all the same.
+func (db *DB) meta(ctx context.Context, key string, partitions int) (map[string]string, error) {
+	b := db.client.B()
+	read := func() (map[string]string, error) {
+		meta, err := db.do(ctx, b.Hgetall().Key(key).Build()).AsStrMap()
+		if err != nil {
+			return nil, fmt.Errorf("open Redis: read %s: %w", key, explain(ctx, db.config, err))
+		}
+		return meta, nil
+	}
+	meta, err := read()
+	if err != nil || meta["partitions"] != "" && meta["schema"] != "" {
+		return meta, err
+	}
+	err = failed(db.multi(ctx,
+		b.Hsetnx().Key(key).Field("partitions").Value(strconv.Itoa(partitions)).Build(),
+		b.Hsetnx().Key(key).Field("schema").Value(schema).Build(),
+	)...)
+	if err != nil {
+		return nil, fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, explain(ctx, db.config, err))
+	}
+	return read()
+}
+
+// guard puts a member of more than 64 bytes into each partition's set of leases,
+// where it is not: that keeps a small sorted set from becoming a list, in which
+// each change costs the length of all.
+func (db *DB) guard(ctx context.Context) error {
+	b := db.client.B()
+	looks := make(rueidis.Commands, len(db.tags))
+	for i, tag := range db.tags {
+		looks[i] = b.Zscore().Key(tag + ":lease").Member(guard).Build()
+	}
+	var puts rueidis.Commands
+	for i, r := range db.multi(ctx, looks...) {
+		switch {
+		case rueidis.IsRedisNil(r.err):
+			puts = append(puts, b.Zadd().Key(db.tags[i]+":lease").Nx().ScoreMember().ScoreMember(math.Inf(1), guard).Build())
+		case r.err != nil:
+			return r.err
+		}
+	}
+	if len(puts) == 0 {
+		return nil
+	}
+	return failed(db.multi(ctx, puts...)...)
 }
 
 const guard = "never-due:this-member-is-longer-than-64-bytes-so-that-the-set-is-no-list"

@@ -81,7 +81,7 @@ func (s server) usable(c Config) error {
 	return nil
 }
 
-// warnings says what will go wrong some day.
+// warnings says what goes wrong, or will some day.
 func (all servers) warnings() []string {
 	var out []string
 	for _, s := range all {
@@ -89,18 +89,62 @@ func (all servers) warnings() []string {
 		if s["addr"] != "" {
 			where = " of " + s["addr"]
 		}
-		policy := s["maxmemory_policy"]
-		if policy == "" || policy == "noeviction" {
-			continue
+		for _, w := range []string{s.policyWarning(where), s.memoryWarning(where), s.diskWarning(where)} {
+			if w != "" {
+				out = append(out, w)
+			}
 		}
-		when := "once its memory is full"
-		if limit, err := strconv.ParseInt(s["maxmemory"], 10, 64); err == nil && limit == 0 {
-			when = "as soon as maxmemory is set and reached"
-		}
-		out = append(out, fmt.Sprintf("the maxmemory-policy%s is %s: the server will throw away tasks, results and claims %s; "+
-			"set it to noeviction, so that enqueues fail instead", where, policy, when))
 	}
 	return out
+}
+
+// limit is the memory that the server may use, in bytes; 0: what there is.
+func (s server) limit() int64 {
+	n, err := strconv.ParseInt(s["maxmemory"], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+func (s server) policyWarning(where string) string {
+	policy := s["maxmemory_policy"]
+	if policy == "" || policy == "noeviction" {
+		return ""
+	}
+	when := "once its memory is full"
+	if s["maxmemory"] == "0" {
+		when = "as soon as maxmemory is set and reached"
+	}
+	return fmt.Sprintf("the maxmemory-policy%s is %s: the server will throw away tasks, results and claims %s; "+
+		"set it to noeviction, so that enqueues fail instead", where, policy, when)
+}
+
+// memoryWarning tells of memory that is full, or nine tenths of it.
+func (s server) memoryWarning(where string) string {
+	most := s.limit()
+	used, err := strconv.ParseInt(s["used_memory"], 10, 64)
+	if err != nil || most <= 0 || used < most/10*9 {
+		return ""
+	}
+	const cure = "purge what is not needed, keep results for a shorter time, or raise maxmemory"
+	if used >= most {
+		return fmt.Sprintf("the memory%s is full (%s of %s): the server refuses what is enqueued; %s", where, s["used_memory_human"], s["maxmemory_human"], cure)
+	}
+	return fmt.Sprintf("the memory%s is nearly full (%s of %s), and then the server refuses what is enqueued; %s",
+		where, s["used_memory_human"], s["maxmemory_human"], cure)
+}
+
+// diskWarning tells of what the server could not save.
+func (s server) diskWarning(where string) string {
+	switch {
+	case s["aof_enabled"] == "1" && s["aof_last_write_status"] == "err":
+		return fmt.Sprintf("the append-only file%s cannot be written, and the server refuses what is enqueued: see its disk and its log", where)
+	case s["rdb_last_bgsave_status"] == "err":
+		return fmt.Sprintf("the last snapshot%s could not be written, and with stop-writes-on-bgsave-error the server refuses what is enqueued: "+
+			"see its disk and its log", where)
+	}
+	return ""
 }
 
 // Warnings asks the servers what will go wrong some day, such as a
