@@ -34,8 +34,20 @@ missing. The variables of the environment do not choose its store: --broker does
 		}
 		o.Workers = workers.value
 		o.Command = []string{s.p.Executable, "demo-worker"}
-		o.Out, o.Err, o.Terminal = s.stdout, s.stderr, isTerminal(s.p.Stderr)
-		return demo.Run(ctx, o)
+		o.Err, o.Terminal = s.stderr, isTerminal(s.p.Stderr)
+		report, err := demo.Run(ctx, o)
+		var option *demo.OptionError
+		if errors.As(err, &option) {
+			return usage("%w", err)
+		}
+		if report == nil {
+			return err
+		}
+		shown, failed := s.object(report)
+		if !shown {
+			report.Print(s.stdout)
+		}
+		return errors.Join(err, failed)
 	})
 	return c
 }

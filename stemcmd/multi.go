@@ -101,7 +101,7 @@ func (f *multiFlags) nodes(names []string) ([]node, error) {
 	var out []node
 	for i, name := range names {
 		if err := task.ValidateID(name); err != nil {
-			return nil, usage("name of a worker: %w", err)
+			return nil, usage("name of a worker: %q: want 1–128 of A-Z a-z 0-9 ._:-", name)
 		}
 		n := node{Name: name, place: i + 1}
 		var err error

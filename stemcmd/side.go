@@ -42,6 +42,9 @@ type side struct {
 // store is opened, and makes the exporters. Nothing is served before beside.
 func (s *session) openSide(ctx context.Context, f *sideFlags) (*side, error) {
 	x := &side{notifier: systemd.New(func(k string) string { return s.env[k] }, os.Getpid(), s.log)}
+	if f.pprof && f.http == "" {
+		return nil, usage("--pprof needs --http, where profiles are served")
+	}
 	if f.http != "" {
 		if _, _, err := net.SplitHostPort(f.http); err != nil {
 			return nil, usage("--http %q: want HOST:PORT, such as 127.0.0.1:9090", f.http)

@@ -134,7 +134,7 @@ func (s *session) workerOptions(f *workerFlags, known *knownTasks) (stem.WorkerO
 	}
 	if f.id != "" {
 		if err := task.ValidateID(f.id); err != nil {
-			return o, usage("--id: %w", err)
+			return o, usage("--id %q: want 1–128 of A-Z a-z 0-9 ._:-", f.id)
 		}
 	}
 	switch {

@@ -30,7 +30,6 @@ type Options struct {
 	Workers int      // processes; 0: 3
 	Command []string // that starts a worker process; it is given the broker and the queue as flags
 
-	Out      io.Writer // the table
 	Err      io.Writer // progress, and what workers say
 	Terminal bool      // Err is a terminal: progress is drawn in place
 }
@@ -38,57 +37,64 @@ type Options struct {
 // ErrWrong says that a result is wrong or missing.
 var ErrWrong = errors.New("the demo failed")
 
+// OptionError is about an option with which there is no demo: nothing was done.
+type OptionError struct{ Err error }
+
+func (e *OptionError) Error() string { return e.Err.Error() }
+
+// Unwrap returns Err.
+func (e *OptionError) Unwrap() error { return e.Err }
+
 // lease is short, so that what the killed worker held comes back soon.
 const lease = 2 * time.Second
 
-// Run runs the demo and prints its table. It returns an error that wraps
-// ErrWrong when a task was lost or a result is wrong. All processes and files
-// that it made are gone when it returns.
-func Run(ctx context.Context, o Options) (err error) {
+// Run runs the demo. It returns what it found out, once it has, and an error
+// that wraps ErrWrong when a task was lost or a result is wrong. All processes
+// and files that it made are gone when it returns.
+func Run(ctx context.Context, o Options) (_ *Report, err error) {
 	if o.Workers <= 0 {
 		o.Workers = 3
 	}
 	began := time.Now()
 	files, err := listFiles(ctx, o.Dir)
 	if err != nil {
-		return err
+		return nil, &OptionError{err}
 	}
 	if len(files) == 0 {
-		return fmt.Errorf("%s has no files: choose another with --dir", o.Dir)
+		return nil, &OptionError{fmt.Errorf("%s has no files: choose another with --dir", o.Dir)}
 	}
 	if o.Broker == "" {
 		dir, err := os.MkdirTemp("", "stem-demo-")
 		if err != nil {
-			return fmt.Errorf("make a place for the demo's store: %w", err)
+			return nil, fmt.Errorf("make a place for the demo's store: %w", err)
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
 		o.Broker = "sqlite:" + filepath.Join(dir, "stem.db")
 	}
 	backend, err := connect.Open(ctx, connect.Options{Broker: o.Broker, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { err = errors.Join(err, backend.Close()) }()
 	if !broker.CapabilitiesOf(backend.Broker()).Has(broker.PowerShared) {
-		return fmt.Errorf("worker processes cannot share the store %q: choose one such as sqlite:demo.db", connect.Mask(o.Broker))
+		return nil, &OptionError{fmt.Errorf("worker processes cannot share the store %q: choose one such as sqlite:demo.db", connect.Mask(o.Broker))}
 	}
 	client, err := stem.NewClient(backend, stem.ClientOptions{})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d := &demo{Options: o, client: client, queue: "demo-" + randomWord(), files: files}
 	fmt.Fprintf(o.Err, "%d files; one task each on %s; %d worker processes\n", len(files), connect.Mask(o.Broker), o.Workers)
 	if err := d.work(ctx); err != nil {
-		return err
+		return nil, err
 	}
 	fmt.Fprintln(o.Err, "checking every result against a computation of its own")
 	report, err := d.verify(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	report.total = time.Since(began)
-	report.print(o.Out)
-	return report.verdict()
+	report.measure(d.took, time.Since(began))
+	return report, report.verdict()
 }
 
 func randomWord() string {

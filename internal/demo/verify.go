@@ -15,23 +15,45 @@ import (
 	"github.com/stemjobs/stem"
 )
 
-// report is what the demo found out.
-type report struct {
-	enqueued, succeeded, failed, redelivered int
-	wrong                                    []string // files whose result differs, the first few
-	wrongCount                               int
-	killed                                   int
-	took, total                              time.Duration
-	queueTimes                               []time.Duration
+// Report is what the demo found out.
+type Report struct {
+	Enqueued    int `json:"enqueued"`
+	Succeeded   int `json:"succeeded"`
+	Failed      int `json:"failed"`
+	Redelivered int `json:"redelivered"`         // after the kill
+	Lost        int `json:"lost"`                // without a final outcome
+	Wrong       int `json:"wrong"`               // results that differ, failures included
+	Killed      int `json:"killedPid,omitempty"` // 0: the work was done too soon
+
+	PerSecond int   `json:"perSecond"`
+	P50       int64 `json:"queueTimeP50Ms"`
+	P99       int64 `json:"queueTimeP99Ms"`
+	Took      int64 `json:"tookMs"`  // from the first enqueue to the last outcome
+	Total     int64 `json:"totalMs"` // in all, with the check
+
+	wrong      []string // the first few files whose result differs
+	queueTimes []time.Duration
 }
 
-// lost is how many tasks have no final outcome.
-func (r *report) lost() int { return r.enqueued - r.succeeded - r.failed }
+// measure works out the figures.
+func (r *Report) measure(took, total time.Duration) {
+	r.Lost = r.Enqueued - r.Succeeded - r.Failed
+	r.PerSecond = int(float64(r.Succeeded) / took.Seconds())
+	r.Took, r.Total = took.Milliseconds(), total.Milliseconds()
+	slices.Sort(r.queueTimes)
+	rank := func(share float64) int64 {
+		if len(r.queueTimes) == 0 {
+			return 0
+		}
+		return r.queueTimes[int(share*float64(len(r.queueTimes)-1))].Round(time.Millisecond).Milliseconds()
+	}
+	r.P50, r.P99 = rank(0.50), rank(0.99)
+}
 
 // verify reads every status and compares its result with a computation of its
 // own.
-func (d *demo) verify(ctx context.Context) (*report, error) {
-	r := &report{enqueued: len(d.ids), killed: d.killed, took: d.took}
+func (d *demo) verify(ctx context.Context) (*Report, error) {
+	r := &Report{Enqueued: len(d.ids), Killed: d.killed}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	errs := make([]error, runtime.NumCPU())
@@ -83,66 +105,61 @@ func check(path string, s *stem.Status) (verdict, error) {
 	return verdict{right: got == want, redelivered: got.Redelivered}, nil
 }
 
-func (r *report) count(path string, s *stem.Status, v verdict) {
+func (r *Report) count(path string, s *stem.Status, v verdict) {
 	switch s.State {
 	case stem.Succeeded:
-		r.succeeded++
+		r.Succeeded++
 		r.queueTimes = append(r.queueTimes, s.StartedAt.Sub(s.EnqueuedAt))
 		if v.redelivered {
-			r.redelivered++
+			r.Redelivered++
 		}
 		if v.right {
 			return
 		}
 	case stem.Failed, stem.Cancelled:
-		r.failed++
+		r.Failed++
 	default:
 		return // lost
 	}
-	if r.wrongCount++; len(r.wrong) < 5 {
+	if r.Wrong++; len(r.wrong) < 5 {
 		r.wrong = append(r.wrong, path)
 	}
 }
 
-func (r *report) victim() string {
-	if r.killed == 0 {
+func (r *Report) victim() string {
+	if r.Killed == 0 {
 		return "none: the work was done too soon; --dir takes a larger directory"
 	}
-	return fmt.Sprintf("process %d", r.killed)
+	return fmt.Sprintf("process %d", r.Killed)
 }
 
-func (r *report) print(out io.Writer) {
-	slices.Sort(r.queueTimes)
-	rank := func(share float64) string {
-		if len(r.queueTimes) == 0 {
-			return "-"
-		}
-		return r.queueTimes[int(share*float64(len(r.queueTimes)-1))].Round(time.Millisecond).String()
-	}
+// Print writes the report as a table for people.
+func (r *Report) Print(out io.Writer) {
+	ms := func(n int64) time.Duration { return time.Duration(n) * time.Millisecond }
 	w := tabwriter.NewWriter(out, 0, 0, 3, ' ', 0)
 	row := func(name string, value any) { fmt.Fprintf(w, "%s\t%v\n", name, value) }
 	row("worker killed in mid-work", r.victim())
-	row("enqueued", r.enqueued)
-	row("succeeded", r.succeeded)
-	row("redelivered after the kill", r.redelivered)
-	row("lost", r.lost())
-	row("wrong results", r.wrongCount)
-	row("tasks per second", int(float64(r.succeeded)/r.took.Seconds()))
-	row("queue time p50 / p99", rank(0.50)+" / "+rank(0.99))
-	row("took", r.took.Round(time.Millisecond))
-	row("in all, with the check", r.total.Round(time.Millisecond))
+	row("enqueued", r.Enqueued)
+	row("succeeded", r.Succeeded)
+	row("redelivered after the kill", r.Redelivered)
+	row("lost", r.Lost)
+	row("wrong results", r.Wrong)
+	row("tasks per second", r.PerSecond)
+	row("queue time p50 / p99", fmt.Sprintf("%s / %s", ms(r.P50), ms(r.P99)))
+	row("took", ms(r.Took))
+	row("in all, with the check", ms(r.Total))
 	_ = w.Flush() // a pipe that was closed has nobody to tell
 }
 
 // verdict is nil when every task has its right result.
-func (r *report) verdict() error {
+func (r *Report) verdict() error {
 	switch {
-	case r.lost() > 0:
-		return fmt.Errorf("%w: %d of %d tasks have no outcome", ErrWrong, r.lost(), r.enqueued)
-	case r.wrongCount > 0:
-		return fmt.Errorf("%w: %d results are wrong, such as of %v", ErrWrong, r.wrongCount, r.wrong)
-	case r.succeeded != r.enqueued:
-		return fmt.Errorf("%w: %d of %d tasks succeeded", ErrWrong, r.succeeded, r.enqueued)
+	case r.Lost > 0:
+		return fmt.Errorf("%w: %d of %d tasks have no outcome", ErrWrong, r.Lost, r.Enqueued)
+	case r.Wrong > 0:
+		return fmt.Errorf("%w: %d results are wrong, such as of %v", ErrWrong, r.Wrong, r.wrong)
+	case r.Succeeded != r.Enqueued:
+		return fmt.Errorf("%w: %d of %d tasks succeeded", ErrWrong, r.Succeeded, r.Enqueued)
 	}
 	return nil
 }
