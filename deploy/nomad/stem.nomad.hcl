@@ -82,6 +82,16 @@ job "stem" {
         readonly_rootfs = true
         cap_drop        = ["all"]
         security_opt    = ["no-new-privileges"]
+
+        # For the programs of the tasks file.
+        mount {
+          type     = "tmpfs"
+          target   = "/tmp"
+          readonly = false
+          tmpfs_options {
+            size = 67108864
+          }
+        }
       }
 
       env {
