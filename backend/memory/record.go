@@ -7,7 +7,7 @@ import (
 	"time"
 
 	"github.com/stemjobs/stem/broker"
-	"github.com/stemjobs/stem/store"
+	"github.com/stemjobs/stem/internal/ledger"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -58,7 +58,7 @@ func stateOf(name task.State) state {
 type record struct {
 	id  string
 	at  int64          // when it was enqueued, in ms: its place in the timeline
-	env *task.Envelope // never nil; without what no status shows once it is trimmed
+	env *task.Envelope // without what no status shows once it is trimmed; nil: a foreign one's
 	q   *queue         // nil: a foreign one's
 
 	prev, next *record // its neighbours in a line, while it is in one
@@ -87,6 +87,8 @@ type record struct {
 	worker     string
 	result     json.RawMessage
 	extra      *extra // nil for most
+
+	entry *ledger.Entry // of a foreign one, which has nothing else but its state and when it goes
 }
 
 // extra is what few records have.
@@ -104,9 +106,6 @@ type extra struct {
 	replayedAt time.Time
 	deadAt     time.Time
 	deadSeq    int64 // in the graveyard
-
-	outcome    *store.Record // foreign: the last one recorded
-	recordedAt time.Time
 }
 
 func (r *record) setIndex(i int32) { r.index = i }
@@ -160,12 +159,9 @@ func (r *record) addError(e *task.Error) {
 }
 
 func (r *record) setProgress(p *task.Progress) {
-	if p == nil {
-		return
+	if p != nil {
+		r.more().progress = ownProgress(p)
 	}
-	own := *p
-	own.Data = bytes.Clone(p.Data)
-	r.more().progress = &own
 }
 
 func newRecord(e *task.Envelope, size int) *record {
@@ -212,6 +208,11 @@ func (r *record) queueName() string {
 
 // status writes the record's status to s.
 func (r *record) status(s *task.Status) {
+	if r.entry != nil {
+		*s = ownStatus(&r.entry.Status)
+		s.ExpiresAt = timeOf(r.expires)
+		return
+	}
 	e := r.env
 	*s = task.Status{
 		ID: r.id, Name: e.Name, State: r.state.name(), Queue: r.queueName(),

@@ -100,7 +100,7 @@ func TestLightRooms(t *testing.T) {
 		{"internal/runner", append([]string{"measure"}, contracts...), []string{uuid}},
 		{"internal/pair", append([]string{"measure"}, contracts...), []string{uuid}},
 		{"internal/ledger", contracts, []string{uuid}},
-		{"backend/memory", contracts, []string{uuid}},
+		{"backend/memory", append([]string{"internal/ledger"}, contracts...), []string{uuid}},
 		{"backend/sqlite", append([]string{"internal/ledger"}, contracts...), []string{
 			uuid, "github.com/ncruces/go-sqlite3", "github.com/ncruces/go-sqlite3-wasm/v6",
 			"github.com/ncruces/julianday", "github.com/gofrs/flock", "golang.org/x/sys",
