@@ -90,6 +90,9 @@ func TestNomad(t *testing.T) {
 			rendered["@/"+text(t, tpl.Body, "destination")] = true
 			rendered["/"+text(t, tpl.Body, "destination")] = true
 		}
+		if env.Attributes["STEM_TASKS_CONFIG"] == nil {
+			t.Errorf("task %s does not know the tasks", tasks[0].Labels[0])
+		}
 		for name := range env.Attributes {
 			if v := text(t, env, name); (v[0] == '@' || v[0] == '/') && !rendered[v] {
 				t.Errorf("%s is %s, which no template writes", name, v)

@@ -13,6 +13,18 @@ variable "workers" {
   default = 2
 }
 
+# As deploy/tasks.yaml; put yours in its place. Workers execute these tasks, and the
+# API and beats enqueue them as they are declared.
+locals {
+  tasks = <<EOT
+tasks:
+  about:
+    exec: [/usr/local/bin/stem, version, --output, json]
+    timeout: {soft: 10s, hard: 20s}
+    retry: {max: 2, base: 1s}
+EOT
+}
+
 job "stem" {
   type = "service"
 
@@ -106,16 +118,9 @@ job "stem" {
         data        = "{{ with nomadVar \"nomad/jobs/stem\" }}{{ .broker_url }}{{ end }}"
       }
 
-      # As deploy/tasks.yaml; put yours in its place.
       template {
         destination = "local/tasks.yaml"
-        data        = <<EOT
-tasks:
-  about:
-    exec: [/usr/local/bin/stem, version, --output, json]
-    timeout: {soft: 10s, hard: 20s}
-    retry: {max: 2, base: 1s}
-EOT
+        data        = local.tasks
       }
 
       resources {
@@ -169,8 +174,14 @@ EOT
       }
 
       env {
-        STEM_BROKER_URL = "@/secrets/broker-url"
-        STEM_LOG_FORMAT = "json"
+        STEM_BROKER_URL   = "@/secrets/broker-url"
+        STEM_TASKS_CONFIG = "/local/tasks.yaml"
+        STEM_LOG_FORMAT   = "json"
+      }
+
+      template {
+        destination = "local/tasks.yaml"
+        data        = local.tasks
       }
 
       template {
@@ -235,9 +246,15 @@ EOT
       }
 
       env {
-        STEM_BROKER_URL = "@/secrets/broker-url"
-        STEM_API_TOKENS = "@/secrets/api-tokens"
-        STEM_LOG_FORMAT = "json"
+        STEM_BROKER_URL   = "@/secrets/broker-url"
+        STEM_API_TOKENS   = "@/secrets/api-tokens"
+        STEM_TASKS_CONFIG = "/local/tasks.yaml"
+        STEM_LOG_FORMAT   = "json"
+      }
+
+      template {
+        destination = "local/tasks.yaml"
+        data        = local.tasks
       }
 
       template {
