@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -43,12 +42,8 @@ func auditRules(open func(t testing.TB) Auditing) []conform.Rule {
 			if a.Other == nil {
 				a.Other = a.Audit
 			}
-			closeOnce := sync.OnceValue(a.Close)
-			defer func() {
-				if err := closeOnce(); err != nil {
-					t.Errorf("close: %v", err)
-				}
-			}()
+			closeOnce, last := ending(t, a.Close)
+			defer last()
 			r.test(&auditEnv{TB: t, a: a.Audit, other: a.Other, close: closeOnce})
 		}})
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"sync"
 	"testing"
 	"time"
 
@@ -242,4 +243,16 @@ func (e *env) in(s task.State, id string) {
 		e.clear(id, 10)
 	}
 	e.state("made so", id, s)
+}
+
+// ending returns a close that a test may call, and what its end calls: it closes what
+// the test has not, and reports what goes wrong.
+func ending(t testing.TB, end func() error) (once func() error, last func()) {
+	once = sync.OnceValue(end)
+	return once, func() {
+		t.Helper()
+		if err := once(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	}
 }

@@ -41,12 +41,8 @@ func memoRules(open func(t testing.TB) Remembering) []conform.Rule {
 			if m.Other == nil {
 				m.Other = m.Memos
 			}
-			closeOnce := sync.OnceValue(m.Close)
-			defer func() {
-				if err := closeOnce(); err != nil {
-					t.Errorf("close: %v", err)
-				}
-			}()
+			closeOnce, last := ending(t, m.Close)
+			defer last()
 			r.test(&memoEnv{TB: t, m: m.Memos, other: m.Other, close: closeOnce})
 		}})
 	}
