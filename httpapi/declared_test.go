@@ -2,8 +2,10 @@ package httpapi_test
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"testing"
+	"time"
 
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/httpapi"
@@ -32,4 +34,26 @@ func TestDeclaredTasks(t *testing.T) {
 			t.Errorf("task %s: %s on %s with %d retries, want %+v", s.ID, s.Name, s.Queue, s.MaxRetries, want)
 		}
 	}
+}
+
+// TestDeclaredRetries: a task that a puller fails is tried again as it is declared,
+// also when another server leased it.
+func TestDeclaredRetries(t *testing.T) {
+	mail := stem.NewTask[stem.None, stem.None]("mail", stem.MaxRetries(1), stem.Retry(stem.RetryPolicy{Base: time.Hour, Max: time.Hour, Jitter: -1})).
+		Do(func(context.Context, stem.None) error { return nil })
+	stores(t, func(t *testing.T, b stem.Backend) {
+		plain := newRigOn(t, b, httpapi.Options{})
+		r := newRigOn(t, b, httpapi.Options{Tasks: []stem.Registration{mail}})
+		for i, from := range []*rig{r, plain} {
+			id := fmt.Sprint("m", i)
+			from.enqueue(fmt.Sprintf(`{"name":"mail","id":%q}`, id))
+			got := from.lease(`{"queues":["default"],"wait":"20s"}`)
+			if s := r.settle(got[0].Receipt, `"outcome":"failed","error":{"message":"no"}`); s.State != "retried" {
+				t.Fatalf("settled: %+v", s)
+			}
+			if s := r.status(id); time.Until(s.NotBefore) < 50*time.Minute {
+				t.Errorf("%s is tried again in %s", id, time.Until(s.NotBefore))
+			}
+		}
+	})
 }

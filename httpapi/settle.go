@@ -192,6 +192,7 @@ func (s *Server) settlement(ctx context.Context, r pullReceipt, o *TaskOutcome, 
 		started = o.StartedAt
 	}
 	e := s.pullers.elsewhere(worker)
+	e.Task = s.tasks.task(d.Envelope.Name)
 	switch o.Outcome {
 	case outcomeSucceeded:
 		result := o.Result

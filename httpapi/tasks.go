@@ -10,6 +10,7 @@ import (
 
 	"github.com/stemjobs/stem"
 	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/internal/runner"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -33,6 +34,16 @@ func declare(tasks []stem.Registration) declared {
 		}
 	}
 	return d
+}
+
+// task is what a worker would know of a task; nil: nothing is declared.
+func (d declared) task(name string) *runner.Task {
+	t, ok := d[name]
+	if !ok {
+		return nil
+	}
+	info := t.Info()
+	return &runner.Task{Name: info.Name, Retry: runner.Retry(info.Retry), MaxRetries: info.MaxRetries}
 }
 
 // item makes what the client enqueues of a task of the API. What the request

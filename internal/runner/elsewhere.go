@@ -13,6 +13,7 @@ import (
 // by the same rules.
 type Elsewhere struct {
 	Worker        string        // who executed
+	Task          *Task         // as it is declared; nil: nobody here knows
 	Keep          time.Duration // of terminal statuses when the envelope says nothing; 0: 24 h
 	MaxResult     int           // bytes; 0: task.DefaultMaxSize
 	MaxDeliveries int           // counted starts without settlement; 0: 10
@@ -29,7 +30,7 @@ func (e Elsewhere) job(d *broker.Delivery, started time.Time) (*Runner, *Job) {
 	}
 	r := &Runner{cfg: cfg}
 	r.ahead.Store(int64(e.Ahead))
-	return r, &Job{Delivery: *d, Worker: e.Worker, Started: started}
+	return r, &Job{Delivery: *d, Worker: e.Worker, Started: started, task: e.Task}
 }
 
 // Refuse is the settlement of a delivery that must not be executed at all: a
