@@ -4,6 +4,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -183,7 +184,12 @@ func appendString(b []byte, field protowire.Number, s string) []byte {
 }
 
 // valid is s as UTF-8: a receiver refuses all that is sent for one byte that is not.
-func valid(s string) string { return strings.ToValidUTF8(s, "\uFFFD") }
+func valid(s string) string {
+	if utf8.ValidString(s) { // which is several times as fast to find
+		return s
+	}
+	return strings.ToValidUTF8(s, "\uFFFD")
+}
 
 func appendBytes(b []byte, field protowire.Number, v []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(b, field, protowire.BytesType), v)
