@@ -54,6 +54,23 @@ func TestChangesAreInTheAudit(t *testing.T) {
 	}
 }
 
+// TestAuditHasNoPayloads: what a schedule gives its tasks is not in the record of who
+// changed it.
+func TestAuditHasNoPayloads(t *testing.T) {
+	r := newRig(t, httpapi.Options{Tokens: []httpapi.Token{httpapi.NewToken("olga", "secret-of-olga-123456", httpapi.Operate)}})
+	r.token = "secret-of-olga-123456"
+	r.must(200, "PUT", "/v1/schedules/tick", `{"task":"a","spec":"every:1h","args":{"password":"hunter2"},"note":"by <me>","options":{"headers":{"k":"hunter2"}}}`, nil)
+	list, _, err := r.client.Audit().List(t.Context(), store.AuditQuery{})
+	if err != nil || len(list) != 1 {
+		t.Fatal(list, err)
+	}
+	for _, want := range []string{`"args":"…"`, `"headers":"…"`, `"task":"a"`, `"note":"by <me>"`} {
+		if !strings.Contains(list[0].On, want) || strings.Contains(list[0].On, "hunter2") {
+			t.Errorf("it is on %s, want %s", list[0].On, want)
+		}
+	}
+}
+
 // TestEveryChangingRouteIsInTheAudit walks the table: each call of a changing
 // route that changes something leaves one record, under the name of the caller.
 func TestEveryChangingRouteIsInTheAudit(t *testing.T) {
