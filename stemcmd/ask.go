@@ -329,24 +329,13 @@ themselves, without asking. The exit code is as that of worker ping.`,
 
 // completeWorkers completes the ids of live workers.
 func (s *session) completeWorkers(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
-	if !s.quietly(cmd) {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	ctx, cancel := context.WithTimeout(cmd.Context(), 2*time.Second)
-	defer cancel()
-	client, err := s.client(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	workers, err := client.Workers(ctx)
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	names := make([]string, len(workers))
-	for i := range workers {
-		names[i] = workers[i].Worker
-	}
-	return names, cobra.ShellCompDirectiveNoFileComp
+	return s.completeFrom(cmd, func(ctx context.Context, c *stem.Client) (names []string, err error) {
+		workers, err := c.Workers(ctx)
+		for i := range workers {
+			names = append(names, workers[i].Worker)
+		}
+		return names, err
+	})
 }
 
 // live lists the workers that the flags name, by their heartbeats.

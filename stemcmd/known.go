@@ -119,6 +119,17 @@ func (s *session) completeTasks(cmd *cobra.Command, args []string, _ string) ([]
 
 // completeQueues completes the names of queues that hold something.
 func (s *session) completeQueues(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+	return s.completeFrom(cmd, func(ctx context.Context, c *stem.Client) (names []string, err error) {
+		infos, err := c.Queues(ctx)
+		for _, q := range infos {
+			names = append(names, fmt.Sprintf("%s\t%d ready, %d dead", q.Name, q.Ready, q.Dead))
+		}
+		return names, err
+	})
+}
+
+// completeFrom completes what the store tells within a moment, or nothing.
+func (s *session) completeFrom(cmd *cobra.Command, ask func(context.Context, *stem.Client) ([]string, error)) ([]string, cobra.ShellCompDirective) {
 	if !s.quietly(cmd) {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
@@ -128,13 +139,9 @@ func (s *session) completeQueues(cmd *cobra.Command, _ []string, _ string) ([]st
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	infos, err := client.Queues(ctx)
+	names, err := ask(ctx, client)
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveNoFileComp
-	}
-	names := make([]string, len(infos))
-	for i, q := range infos {
-		names[i] = fmt.Sprintf("%s\t%d ready, %d dead", q.Name, q.Ready, q.Dead)
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp
 }
