@@ -326,7 +326,11 @@ func (s *schedules) parseDue(m rueidis.RedisMessage, ahead time.Duration) (d sto
 		if err := errors.Join(err1, err2); err != nil {
 			return d, err
 		}
-		if e, err := scanEntry(id, fields); err == nil {
+		e, err := scanEntry(id, fields)
+		if key := fields["foreign"]; key != "" {
+			err = wrongType(key, nil)
+		}
+		if err == nil {
 			d.Entries = append(d.Entries, e)
 		} else {
 			s.passOver("entry "+id, err)

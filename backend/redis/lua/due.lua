@@ -4,12 +4,13 @@
 -- KEYS[1] partition 0
 -- ARGV    limit, and how many ms ahead
 -- returns { the time in µs, how many changes there were, the ms of the next after
---         these (0: none), { id, entry, … }, { pending firing, … } }
+--         these (0: none), { id, entry, … }, { pending firing, … } }; in place of an
+--         entry { "foreign", key } where that is not ours
 local limit = tonumber(ARGV[1])
 local ids = call('ZRANGEBYSCORE', DUES, '-inf', format('%.0f', now + ARGV[2]), 'LIMIT', 0, limit)
 local entries = {}
 for i = 1, #ids do
-  entries[2 * i - 1], entries[2 * i] = ids[i], call('HGETALL', ENTRY .. ids[i])
+  entries[2 * i - 1], entries[2 * i] = ids[i], attempt('HGETALL', ENTRY .. ids[i]) or { 'foreign', ENTRY .. ids[i] }
 end
 local pending = {}
 each(call('ZRANGE', PENDING, 0, limit - 1), function(...)

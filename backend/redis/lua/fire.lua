@@ -22,8 +22,8 @@ end
 
 local function claim_moment(a, args)
   local id, due, words, task = ARGV[a], ARGV[a + 2], ARGV[a + 6], ARGV[a + 9]
-  local entry = call('HMGET', ENTRY .. id, 'version', 'next_due', 'fired', 'misfired', 'last_task', 'last_error')
-  if not entry[1] then return 'm' end
+  local entry = attempt('HMGET', ENTRY .. id, 'version', 'next_due', 'fired', 'misfired', 'last_task', 'last_error')
+  if not entry or not entry[1] then return 'm' end
   if entry[1] ~= ARGV[a + 1] or entry[2] ~= due then return 'v' .. entry[1] end
   if now < tonumber(ARGV[a + 5]) then return 'e' end
   local outcome, err, last_task, last_error = '', ARGV[a + 8], entry[5], entry[6]
