@@ -21,7 +21,7 @@ func (s *session) workerDiagnoseCommand() *cobra.Command {
 		Long: `Looks at workers and at what they should do: whether any lives, whose heartbeat is
 late, who does not reply, which tasks run for more than an hour, or were told to stop
 and do not, which queues wait and nobody receives, or are paused, or grow old, and
-whether tasks die. Each finding says what to do. It changes nothing. The exit code is 1 when something was found.
+whether tasks die. It lists the rate limits that were changed. Each finding says what to do. It changes nothing. The exit code is 1 when something was found.
 doctor verifies the stores themselves.`,
 		Example: `  {{stem}} worker diagnose
   {{stem}} worker diagnose --worker web-1 --output json`,
@@ -72,6 +72,9 @@ func (s *session) diagnose(ctx context.Context, f *askFlags) error {
 		}
 	}
 	if err := d.queues(ctx, client); err != nil {
+		return err
+	}
+	if err := d.rates(ctx, client); err != nil {
 		return err
 	}
 	return s.tellFindings(d.found)
@@ -127,6 +130,16 @@ func (d *diagnosis) queues(ctx context.Context, client *stem.Client) error {
 		}
 	}
 	return d.revocations(ctx, client)
+}
+
+// rates lists the rate limits that somebody changed, which is easily forgotten.
+func (d *diagnosis) rates(ctx context.Context, client *stem.Client) error {
+	all, err := client.RateChanges(ctx)
+	for i := range all {
+		r := &all[i]
+		d.add("rate", "task "+r.Task, true, strings.TrimSuffix(fmt.Sprintf("changed to %s, %s: %s", r.Rate, ago(r.Since), r.Note), ": "), "")
+	}
+	return err
 }
 
 // backlogAge is how old a ready task may be before it is pointed out.
