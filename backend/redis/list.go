@@ -152,7 +152,11 @@ func (j *journal) list(ctx context.Context, name string, minute int64) ([]ref, e
 			if err != nil {
 				continue
 			}
-			out = append(out, ref{at: momentOf(minute, digits), id: e[5:]})
+			r := ref{at: momentOf(minute, digits), id: e[5:]}
+			if rest, ok := strings.CutPrefix(r.id, "="); ok {
+				r.id = beginning(r.at) + rest
+			}
+			out = append(out, r)
 		}
 		if len(entries) < journalPage {
 			return out, nil
@@ -168,6 +172,10 @@ func momentOf(minute, digits int64) int64 {
 	}
 	return at
 }
+
+// beginning is how ids begin that were made in that minute or so; see journal in
+// lua/common.lua.
+func beginning(ms int64) string { return fmt.Sprintf("%08x-", ms>>16) }
 
 // List implements store.Results.
 func (s *results) List(ctx context.Context, q store.Query) (store.List, error) {

@@ -359,7 +359,8 @@ local days = {}
 
 -- journal notes a task for List. ms is its enqueuedAt in fifteen digits; what
 -- is written is the last five of them and the id, so that List can put a list in
--- order without reading its tasks.
+-- order without reading its tasks. An id that begins with the minute of that moment,
+-- as those that were made then do, is written with "=" in place of that beginning.
 local function journal(ms, id)
   local second = sub(ms, 1, 12)
   local list = days[second]
@@ -367,6 +368,7 @@ local function journal(ms, id)
     list = {}
     days[second] = list
   end
+  if sub(id, 1, 9) == format('%08x-', floor(ms / 65536)) then id = '=' .. sub(id, 10) end
   list[#list + 1] = sub(ms, 11) .. id
 end
 

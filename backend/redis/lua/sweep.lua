@@ -8,12 +8,22 @@ local first = call('ZRANGE', SWEEP, 0, 0, 'WITHSCORES')
 local name, at = first[1], tonumber(first[2])
 if not name then return 60000 end
 if at > now then return min(60000, at - now) end
-local list = P .. ':j:' .. name
+local list, second = P .. ':j:' .. name, tonumber(sub(name, 2))
+
+-- id_of is the id of an entry; see journal.
+local function id_of(entry)
+  local id, digits = sub(entry, 6), tonumber(sub(entry, 1, 5))
+  if byte(id) ~= 61 or not digits or not second then return id end
+  local minute = 1000 * (second - second % 60)
+  local at = minute - minute % 100000 + digits
+  if at < minute then at = at + 100000 end
+  return format('%08x-', floor(at / 65536)) .. sub(id, 2)
+end
 
 local function alive(ids, from, to)
   local keys = {}
   for i = from, to do
-    local id = sub(ids[i], 6) -- before it stand five digits: see journal
+    local id = id_of(ids[i])
     keys[#keys + 1] = task_key(id)
     keys[#keys + 1] = P .. ':s:' .. id
   end
@@ -35,7 +45,7 @@ if left == 0 then
     return 0
   end
   if 2 * alive(ids, 1, #ids) > #ids then
-    local age = now - 1000 * tonumber(sub(name, 2))
+    local age = now - 1000 * second
     call('ZADD', SWEEP, now + max(120000, floor(age / 2)), name)
     return 0
   end
@@ -58,7 +68,7 @@ if left > 0 and #ids == n then
 end
 call('HDEL', SWEEPING, name)
 if call('EXISTS', list) == 1 then
-  call('ZADD', SWEEP, now + max(120000, floor((now - 1000 * tonumber(sub(name, 2))) / 2)), name)
+  call('ZADD', SWEEP, now + max(120000, floor((now - 1000 * second) / 2)), name)
 else
   call('ZREM', SWEEP, name)
   call('ZREM', P .. ':journal', name)
