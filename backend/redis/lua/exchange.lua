@@ -59,8 +59,12 @@ if consumer ~= '' then
   local hungry = want > 0 and #taken < want and room >= 0 or want < 0 and not more
   local called
   answer[7], called = wait_here(consumer, whole, hungry, find(believed, 'w', 1, true), answer[5])
-  if more and want >= 0 and (#taken > 0 or called or find(believed, 'c', 1, true)) then call_for(more, 1, consumer) end
-  touched[more or ''] = nil
+  if want < 0 then
+    touched[more or ''] = nil -- it looks again itself
+  elseif more and (#taken > 0 or called or find(believed, 'c', 1, true)) then
+    call_for(more, 1, consumer)
+    touched[more] = nil
+  end
 end
 if end_queue then call_keeper(end_queue, first_end, consumer) end -- who takes them over if it dies
 write_ready()
