@@ -119,6 +119,10 @@ func testM1Race(e *memoEnv) {
 }
 
 func testM2(e *memoEnv) {
+	age := 100 * 365 * 24 * time.Hour // what has no end of its own
+	e.swap(e.m, nil, []byte("old"), []byte("old"), age)
+	e.look(e.other, "k", []byte("old"))
+	e.swap(e.m, []byte("old"), nil, nil, age)
 	const ttl = 150 * time.Millisecond
 	began := time.Now()
 	e.swap(e.m, nil, []byte("a"), []byte("a"), ttl)
