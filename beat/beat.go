@@ -63,6 +63,7 @@ type Beat struct {
 	look    time.Time  // when the schedules are to be looked at again; zero: at once
 	changes int64      // of the last look, for Wait
 	aims    []aim      // what is made ready, the earliest first
+	waiting int        // entries whose moment has come, and waits for the task before it
 	known   definitions
 	refused refusals
 
@@ -128,6 +129,7 @@ const (
 	callTimeout  = 10 * time.Second // of one call to a store
 	maxSleep     = 10 * time.Second // between two looks of a beat that leads, at most
 	standBy      = time.Second      // between two looks of a beat that does not lead, at most
+	waitLook     = time.Second / 2  // between two looks whether tasks have ended that moments wait for
 	maxPause     = time.Second      // after a store failed
 	memory       = 24 * time.Hour   // how long a broker remembers a publication's id
 )

@@ -57,9 +57,21 @@ func (d *definitions) of(s *store.Schedule) definition {
 	return fresh
 }
 
+// queues reports whether an entry, as it was read last, has its moments wait for the
+// tasks before them.
+func (d *definitions) queues(id string) bool {
+	known, ok := d.read[id]
+	return ok && known.entry.Overlap == OverlapQueue
+}
+
 // watchesOverlap reports whether it matters that the task before has ended.
 func (c *candidate) watchesOverlap() bool {
-	return c.err == nil && c.entry.Overlap == OverlapSkip && c.LastTask != ""
+	return c.err == nil && (c.entry.Overlap == OverlapSkip || c.entry.Overlap == OverlapQueue) && c.LastTask != ""
+}
+
+// waits reports whether its moment waits for the task before it.
+func (c *candidate) waits() bool {
+	return c.running && c.entry.Overlap == OverlapQueue && c.entry.active()
 }
 
 // decide says what becomes of the moments of an entry that are due: one claim
@@ -158,9 +170,11 @@ func (c *candidate) each(due []time.Time, now time.Time) []shot {
 		fired = fired || s.fires
 		if s.fires && e.RunOnce {
 			s.firing.Next, s.firing.NextAt = time.Time{}, time.Time{}
-			return append(shots, s)
 		}
 		shots = append(shots, s)
+		if s.fires && (e.RunOnce || e.Overlap == OverlapQueue) { // what comes next waits for this one's task
+			return shots
+		}
 	}
 	return shots
 }

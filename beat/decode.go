@@ -131,7 +131,7 @@ func (e *Entry) read(raw []byte, strict bool) error {
 		"id": into(&e.ID, "text"), "description": into(&e.Description, "text"), "task": into(&e.Task, "text"),
 		"spec": spec(&e.Spec), "args": verbatim(&e.Args),
 		"options": options.read, "jitter": duration(&e.Jitter), "startAt": moment(&e.StartAt), "endAt": moment(&e.EndAt),
-		"misfire": misfire.orText(&e.Misfire.Policy), "overlap": into((*string)(&e.Overlap), "allow or skip"),
+		"misfire": misfire.orText(&e.Misfire.Policy), "overlap": into((*string)(&e.Overlap), "allow, skip or queue"),
 		"runOnce": into(&e.RunOnce, "true or false"), "enabled": into(&e.Enabled, "true or false"),
 		"paused": into(&e.Paused, "true or false"), "note": into(&e.Note, "text"),
 	}.read(raw, strict)

@@ -87,6 +87,7 @@ type Overlap string
 const (
 	OverlapAllow Overlap = "allow" // it fires
 	OverlapSkip  Overlap = "skip"  // it is passed over
+	OverlapQueue Overlap = "queue" // it waits; of those that wait at last, Misfire decides
 )
 
 // Bounds of an entry.
@@ -182,8 +183,8 @@ func (e *Entry) checkRest() error {
 		return wrong("misfire.max", "%d: want from 1 to %d", e.Misfire.Max, maxMax)
 	case e.Misfire.Max > 0 && e.policy() != PolicyAll:
 		return wrong("misfire.max", "want it with policy all alone")
-	case e.Overlap != "" && e.Overlap != OverlapAllow && e.Overlap != OverlapSkip:
-		return wrong("overlap", "%.40q: want allow or skip", e.Overlap)
+	case !slices.Contains([]Overlap{"", OverlapAllow, OverlapSkip, OverlapQueue}, e.Overlap):
+		return wrong("overlap", "%.40q: want allow, skip or queue", e.Overlap)
 	case len(e.Description) > maxDescription:
 		return wrong("description", "%d bytes: want at most %d", len(e.Description), maxDescription)
 	case len(e.Note) > maxDescription:

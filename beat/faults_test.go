@@ -219,8 +219,7 @@ func TestOverlapSkip(t *testing.T) {
 func TestOverlapSkipWithoutStatus(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tasks, results := memory.New(), memory.New()
-		defer tasks.Close()
-		defer results.Close()
+		t.Cleanup(func() { _ = errors.Join(tasks.Close(), results.Close()) }) // after the beat has stopped
 		client, err := stem.NewClient(stem.Pair(tasks, results), stem.ClientOptions{})
 		if err != nil {
 			t.Fatal(err)

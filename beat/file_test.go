@@ -85,7 +85,7 @@ func TestWrongFiles(t *testing.T) {
 		"latitude":           {head + "  - id: x\n    task: a\n    spec: {solar: sunset, latitude: 91, longitude: 1}\n", `f:5: schedule x: spec: latitude "91"`},
 		"endAt":              {head + "  - id: x\n    task: a\n    spec: every:1m\n    startAt: 2026-01-02T00:00:00Z\n    endAt: 2026-01-01T00:00:00Z\n", `f:7: schedule x: endAt: `},
 		"no moment":          {head + "  - {id: x, task: a, spec: \"every:1m\", startAt: soon}\n", `f:3: schedule x: startAt: "soon": want a moment`},
-		"overlap":            {head + "  - {id: x, task: a, spec: \"every:1m\", overlap: queue}\n", `overlap: "queue": want allow or skip`},
+		"overlap":            {head + "  - {id: x, task: a, spec: \"every:1m\", overlap: wait}\n", `overlap: "wait": want allow, skip or queue`},
 		"policy":             {head + "  - {id: x, task: a, spec: \"every:1m\", misfire: {policy: some}}\n", `misfire.policy: "some": want latest, all or skip`},
 		"max without all":    {head + "  - {id: x, task: a, spec: \"every:1m\", misfire: {max: 3}}\n", `misfire.max: want it with policy all alone`},
 		"priority":           {head + "  - {id: x, task: a, spec: \"every:1m\", options: {priority: 10}}\n", `options.priority: 10: want from 0 to 9`},

@@ -26,7 +26,7 @@ func (b *Beat) fire(work context.Context) (next time.Duration, more bool, err er
 	defer cancel()
 	b.aims = b.aims[:0]
 	asked := time.Now()
-	due, err := b.schedules.Due(ctx, dueLimit, lookAhead)
+	due, err := b.schedules.Due(ctx, dueLimit+b.waiting, lookAhead)
 	if err != nil {
 		return 0, false, fmt.Errorf("read due schedules: %w", err)
 	}
@@ -37,41 +37,62 @@ func (b *Beat) fire(work context.Context) (next time.Duration, more bool, err er
 		}
 		return 0, true, nil
 	}
-	soon := slices.IndexFunc(due.Entries, func(s store.Schedule) bool { return s.NextAt.After(due.Now) })
-	switch {
-	case len(due.Entries) == 0 && due.Next > 0:
-		return max(due.Next-lookAhead, time.Millisecond), false, nil
-	case len(due.Entries) == 0:
-		return 0, false, nil
-	case soon == 0:
-		next, err = b.takeAim(ctx, asked, due.Now, due.Entries)
-		return next, false, err
-	case soon > 0:
-		due.Entries = due.Entries[:soon]
+	n := slices.IndexFunc(due.Entries, func(s store.Schedule) bool { return s.NextAt.After(due.Now) })
+	if n < 0 {
+		n = len(due.Entries)
 	}
-	candidates, err := b.candidates(ctx, due.Entries)
+	candidates, err := b.candidates(ctx, due.Entries[:n])
 	if err != nil {
 		return 0, false, err
 	}
+	before := b.waiting
+	if b.waiting = n - len(candidates); len(candidates) > 0 {
+		return 0, true, b.fireAll(work, due.Now, candidates)
+	}
+	// All that came are waiting, and there are more behind them.
+	if due.More && n == len(due.Entries) && b.waiting > before {
+		return 0, true, nil
+	}
+	next, err = b.later(ctx, asked, &due, due.Entries[n:])
+	return next, false, err
+}
+
+// later makes ready what is due soon, and says in how long to look again, 0 when
+// nothing is known to come.
+func (b *Beat) later(ctx context.Context, asked time.Time, due *store.Due, soon []store.Schedule) (next time.Duration, err error) {
+	switch {
+	case len(soon) > 0:
+		next, err = b.takeAim(ctx, asked, due.Now, soon)
+	case due.Next > 0 && !due.More:
+		next = max(due.Next-lookAhead, time.Millisecond)
+	}
+	if b.waiting > 0 && (next == 0 || next > waitLook) {
+		next = waitLook
+	}
+	return next, err
+}
+
+// fireAll fires what is due: all of it, or until the lead is to be renewed. What
+// fired is due again sooner than Due's answer knew.
+func (b *Beat) fireAll(work context.Context, now time.Time, candidates []candidate) error {
 	var shots []shot
 	for i := range candidates {
-		shots = append(shots, candidates[i].decide(due.Now)...)
+		shots = append(shots, candidates[i].decide(now)...)
 		if len(shots) >= fireLimit || i == len(candidates)-1 {
-			if err := b.shoot(work, due.Now, shots); err != nil {
-				return 0, false, err
+			if err := b.shoot(work, now, shots); err != nil {
+				return err
 			}
 			shots = shots[:0]
 		}
 		if time.Since(b.renewed) >= b.renewal() {
-			return 0, true, nil // first the lead
+			return nil // first the lead
 		}
 	}
-	// What fired is due again sooner than Due's answer knew.
-	return 0, true, nil
+	return nil
 }
 
 // candidates reads the entries, and whether the tasks that they fired last have
-// ended, where that matters.
+// ended, where that matters. Those that wait for that are left out.
 func (b *Beat) candidates(ctx context.Context, entries []store.Schedule) ([]candidate, error) {
 	cs := make([]candidate, len(entries))
 	var ids []string
@@ -88,7 +109,7 @@ func (b *Beat) candidates(ctx context.Context, entries []store.Schedule) ([]cand
 	running, err := b.running(ctx, ids)
 	if errors.Is(err, stem.ErrNoResults) {
 		for _, i := range watching {
-			cs[i].err = fmt.Errorf("overlap skip: %w", err)
+			cs[i].err = fmt.Errorf("overlap %s: %w", cs[i].entry.Overlap, err)
 		}
 		return cs, nil
 	}
@@ -98,7 +119,7 @@ func (b *Beat) candidates(ctx context.Context, entries []store.Schedule) ([]cand
 	for k, i := range watching {
 		cs[i].running = running[k]
 	}
-	return cs, nil
+	return slices.DeleteFunc(cs, func(c candidate) bool { return c.waits() }), nil
 }
 
 // running asks whether tasks wait or run. The broker knows it of tasks that have

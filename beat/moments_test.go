@@ -75,6 +75,35 @@ func TestEveryMomentIsDecided(t *testing.T) {
 	})
 }
 
+// TestQueuedMoments: of moments that have waited for a task, one fires at most, and
+// the entry then stands at the one that follows.
+func TestQueuedMoments(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		c := entryOf(t, rapid.SampledFrom([]string{"every:1s", "* * * * *"}).Draw(t, "spec"), func(e *Entry) {
+			e.Jitter = time.Duration(rapid.IntRange(0, 5000).Draw(t, "jitter")) * time.Millisecond
+			e.Misfire.Policy = rapid.SampledFrom([]Policy{PolicyLatest, PolicyAll, PolicySkip}).Draw(t, "policy")
+			e.Misfire.Grace = time.Duration(rapid.IntRange(0, 120).Draw(t, "grace")) * time.Second
+			e.Overlap = OverlapQueue
+		})
+		c.ID, c.NextDue = "e", c.moments.next(time.UnixMilli(rapid.Int64Range(1e12, 2e12).Draw(t, "begin")))
+		now := c.moments.at(c.NextDue).Add(time.Duration(rapid.IntRange(0, 600_000).Draw(t, "late")) * time.Millisecond)
+		shots, next := c.decide(now), c.NextDue
+		for i, s := range shots {
+			if !s.firing.Due.Equal(next) || s.fires && i < len(shots)-1 {
+				t.Fatalf("%d of %d claims is of %v, fires %v; want one of %v, and the last alone to fire", i, len(shots), s.firing.Due, s.fires, next)
+			}
+			next = s.firing.Next
+		}
+		last := shots[len(shots)-1]
+		if due := !c.moments.at(next).After(now); due && (!last.fires || c.entry.policy() == PolicyLatest) {
+			t.Fatalf("%v is due still, policy %s", next, c.entry.policy())
+		}
+		if after := c.moments.next(last.firing.Due); last.fires && !next.Equal(after) {
+			t.Fatalf("after %v comes %v, want %v", last.firing.Due, next, after)
+		}
+	})
+}
+
 // TestLateBesidesJitter: of two moments the later one may be later than its grace
 // while the one before it is not, since each has a jitter of its own.
 func TestLateBesidesJitter(t *testing.T) {

@@ -15,6 +15,7 @@ type View struct {
 	Spec       string          `json:"spec" doc:"When, in its short form."`
 	When       string          `json:"when" doc:"When, in words."`
 	Note       string          `json:"note,omitempty" doc:"Why it is paused."`
+	Overlap    Overlap         `json:"overlap,omitempty" enum:"allow,skip,queue" doc:"What becomes of a moment while the task before has not ended; none: allow."`
 	NextDue    time.Time       `json:"nextDue,omitzero" doc:"The next moment by its spec."`
 	NextAt     time.Time       `json:"nextAt,omitzero" doc:"When it fires for that: with its jitter."`
 	LastDue    time.Time       `json:"lastDue,omitzero" doc:"The newest moment that is over."`
@@ -34,7 +35,7 @@ type View struct {
 func (l *Listed) View() View {
 	r := &l.Record
 	v := View{
-		ID: r.ID, Status: l.Status, Task: l.Entry.Task, When: l.When, Note: l.Entry.Note,
+		ID: r.ID, Status: l.Status, Task: l.Entry.Task, When: l.When, Note: l.Entry.Note, Overlap: l.Entry.Overlap,
 		NextDue: r.NextDue.UTC(), NextAt: r.NextAt.UTC(), LastDue: r.LastDue.UTC(), LastFired: r.LastFired.UTC(),
 		LastTask: r.LastTask, LastError: r.LastError, JitterMS: ms(r.Jitter), DriftMS: ms(r.Drift),
 		Fired: r.Fired, Misfired: r.Misfired, Version: r.Version, UpdatedAt: r.UpdatedAt.UTC(), Definition: r.Definition,
@@ -46,6 +47,15 @@ func (l *Listed) View() View {
 		v.LastError = l.Problem.Error()
 	}
 	return v
+}
+
+// Overdue is for how long the entry has been due, as of now; 0 or less: it is not, or
+// its moment may be waiting for the task before it (OverlapQueue).
+func (v *View) Overdue(now time.Time) time.Duration {
+	if v.NextAt.IsZero() || v.Overlap == OverlapQueue && v.LastTask != "" {
+		return 0
+	}
+	return now.Sub(v.NextAt)
 }
 
 // FiredView is one line of an entry's history as JSON shows it.

@@ -20,7 +20,7 @@ type ScheduleEntry struct {
 	StartAt     time.Time        `json:"startAt,omitzero" doc:"No moment before that (RFC 3339)."`
 	EndAt       time.Time        `json:"endAt,omitzero" doc:"No moment after that (RFC 3339)."`
 	Misfire     *ScheduleMisfire `json:"misfire,omitempty" doc:"What becomes of moments that passed while no beat ran."`
-	Overlap     string           `json:"overlap,omitempty" enum:"allow,skip" doc:"Whether it fires while the task before has not ended."`
+	Overlap     string           `json:"overlap,omitempty" enum:"allow,skip,queue" doc:"What becomes of a moment while the task before has not ended: it fires, is passed over, or waits for that."`
 	RunOnce     bool             `json:"runOnce,omitempty" doc:"It fires once, and then never again."`
 	Enabled     *bool            `json:"enabled,omitempty" doc:"As it is unless given; of a new one true."`
 	Paused      *bool            `json:"paused,omitempty" doc:"As it is unless given; of a new one false."`

@@ -3,6 +3,7 @@ package stemcmd
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -43,8 +44,8 @@ func (s *session) observeSchedulesCommand() *cobra.Command {
 	return c
 }
 
-// overdueMS is how late a moment is that a beat should have fired.
-const overdueMS = 5000
+// overdue is how late a moment is that a beat should have fired.
+const overdue = 5 * time.Second
 
 func (s *session) reportSchedules(ctx context.Context, b *beat.Book) error {
 	lead, err := b.Leader(ctx)
@@ -72,7 +73,7 @@ func (s *session) reportSchedules(ctx context.Context, b *beat.Book) error {
 			if v.Status == beat.StatusActive {
 				r.Active++
 			}
-			if !v.NextAt.IsZero() && now.Sub(v.NextAt).Milliseconds() > overdueMS {
+			if v.Overdue(now) > overdue {
 				r.Overdue++
 			}
 		}
