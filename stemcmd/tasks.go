@@ -42,7 +42,9 @@ func (s *session) tasksListCommand() *cobra.Command {
 must fit:
   state:failed,retried   name:email.*   queue:default   worker:ID   reason:R
   error:"timed out"      args:"42"      since:2h        until:2026-01-02T15:04:05Z
-  meta.tenant:acme`,
+  args.user.id:42        meta.tenant:acme
+error: and args: find a part of it, args.PATH: a field. A record keeps the first
+KiB of longer arguments, in which no field is found.`,
 		Example: `  {{stem}} tasks ls
   {{stem}} tasks ls state:failed 'name:email.*' since:2h
   {{stem}} tasks ls 'error:"timed out"' --limit 500 --output jsonl

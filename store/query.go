@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -25,6 +26,7 @@ type Query struct {
 	Reason string
 	Error  string            // a part of the newest error's type or message, in any case
 	Args   string            // a part of the kept args
+	Fields map[string]string // of fields of the args by their path, such as user.id or lines.0.sku, where the args are kept whole; as Meta
 	Meta   map[string]string // of entries of the task's meta; a pattern with "*" fits texts, other values are JSON
 	Since  time.Time
 	Until  time.Time // enqueued in [Since, Until)
@@ -62,7 +64,7 @@ func (q Query) Match(s *task.Status) bool {
 	if q.Args != "" && !bytes.Contains(s.Args, []byte(q.Args)) {
 		return false
 	}
-	if !q.fitsMeta(s.Meta) {
+	if !q.fitsMeta(s.Meta) || !q.fitsFields(s.Args) {
 		return false
 	}
 	if q.Error == "" {
@@ -86,20 +88,63 @@ func (q Query) fitsMeta(meta map[string]json.RawMessage) bool {
 		if !ok {
 			raw = meta[key]
 		}
-		var text string
-		isText := len(raw) > 0 && raw[0] == '"' && json.Unmarshal(raw, &text) == nil
-		if len(raw) == 0 || isText && !broker.Match(want, text) || !isText && string(raw) != want {
+		if !fitsValue(want, raw) {
 			return false
 		}
 	}
 	return true
 }
 
+// fitsFields reports whether args have the fields that the query wants.
+func (q Query) fitsFields(args json.RawMessage) bool {
+	for path, want := range q.Fields {
+		if !fitsValue(want, fieldAt(args, path)) {
+			return false
+		}
+	}
+	return true
+}
+
+// fieldAt is the value at a path of keys and, in arrays, places from 0; nil
+// where there is none.
+func fieldAt(value json.RawMessage, path string) json.RawMessage {
+	for key := range strings.SplitSeq(path, ".") {
+		switch value = bytes.TrimSpace(value); {
+		case len(value) > 0 && value[0] == '{':
+			var object map[string]json.RawMessage
+			if json.Unmarshal(value, &object) != nil {
+				return nil
+			}
+			value = object[key]
+		case len(value) > 0 && value[0] == '[':
+			var array []json.RawMessage
+			i, err := strconv.Atoi(key)
+			if err != nil || json.Unmarshal(value, &array) != nil || i < 0 || i >= len(array) {
+				return nil
+			}
+			value = array[i]
+		default:
+			return nil
+		}
+	}
+	return bytes.TrimSpace(value)
+}
+
+// fitsValue reports whether a JSON value is the one that is wanted: a text by a
+// pattern, anything else as it is written.
+func fitsValue(want string, raw json.RawMessage) bool {
+	var text string
+	if len(raw) > 0 && raw[0] == '"' && json.Unmarshal(raw, &text) == nil {
+		return broker.Match(want, text)
+	}
+	return len(raw) > 0 && string(raw) == want
+}
+
 // ParseQuery reads the query language of the command line and the API:
 //
 //	state:failed,retried name:email.* queue:default worker:W reason:R
 //	error:"timed out" args:"42" since:2h until:2026-01-02T15:04:05Z
-//	meta.tenant:acme
+//	args.user.id:42 meta.tenant:acme
 //
 // now is what the durations of since and until count back from. The error says
 // which word is wrong, and wraps task.ErrInvalid.
@@ -155,7 +200,14 @@ func (q *Query) set(key, value string, now time.Time) (err error) {
 			q.Meta[name] = value
 			return nil
 		}
-		return fmt.Errorf("%w query key %q: want one of state, name, queue, worker, reason, error, args, since, until, meta.KEY",
+		if path, ok := strings.CutPrefix(key, "args."); ok && !slices.Contains(strings.Split(path, "."), "") {
+			if q.Fields == nil {
+				q.Fields = map[string]string{}
+			}
+			q.Fields[path] = value
+			return nil
+		}
+		return fmt.Errorf("%w query key %q: want one of state, name, queue, worker, reason, error, args, args.PATH, since, until, meta.KEY",
 			task.ErrInvalid, key)
 	}
 	return err

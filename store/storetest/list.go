@@ -22,7 +22,7 @@ func population(e *env) []task.Status {
 		v.Name = []string{"email.send", "email.fetch", "image.resize"}[i%3]
 		v.Queue = []string{"default", "mail", "mass-mail", "m"}[i%4]
 		v.EnqueuedAt = base.Add(time.Duration(i/3) * time.Minute)
-		v.Args = []byte(fmt.Sprintf(`{"n":%d}`, i))
+		v.Args = []byte(fmt.Sprintf(`{"n":%d,"user":{"id":%d,"name":"u-%d"}}`, i, i%3, i%7))
 		v.Meta = map[string]json.RawMessage{task.MetaUser: fmt.Appendf(nil, `{"tenant":"t-%d","n":%d}`, i%5, i)}
 		batch = append(batch, task.NewStatus(v))
 	}
@@ -112,6 +112,8 @@ func testS9(e *env) {
 		"an error":      {Error: "timed out"},
 		"a type":        {Error: "*NET.operror"},
 		"args":          {Args: `"n":7`},
+		"a field":       {Fields: map[string]string{"user.id": "2"}},
+		"more fields":   {Fields: map[string]string{"n": "13", "user.name": "u-*"}},
 		"meta":          {Meta: map[string]string{"tenant": "t-3"}},
 		"more meta":     {Meta: map[string]string{"tenant": "t-*", "n": "13"}},
 		"a span":        {Since: base.Add(2 * time.Minute), Until: base.Add(9 * time.Minute)},
