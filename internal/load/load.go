@@ -182,8 +182,12 @@ func quantile(sorted []time.Duration, q float64) float64 {
 	return float64(sorted[i]) / float64(time.Millisecond)
 }
 
-// over reports whether an error only says that a phase's time is over.
-func over(whole, phase context.Context) bool { return phase.Err() != nil && whole.Err() == nil }
+// over reports whether an error only says that a phase's time is over. A call may
+// know so by the deadline, before the context's own timer has fired.
+func over(whole, phase context.Context) bool {
+	by, bounded := phase.Deadline()
+	return whole.Err() == nil && (phase.Err() != nil || bounded && !time.Now().Before(by))
+}
 
 // batches enqueues half of the tasks, a thousand with each call.
 func (l *load) batches(ctx context.Context) (int, error) {
@@ -338,7 +342,7 @@ func (l *load) latencies(ctx context.Context) error {
 			_, err = h.Wait(phase)
 		}
 		switch {
-		case phase.Err() != nil:
+		case phase.Err() != nil, err != nil && over(ctx, phase):
 			return context.Cause(ctx)
 		case err != nil && !errors.Is(err, stem.ErrNoResult):
 			return err
