@@ -190,7 +190,7 @@ func (e *Execution) Logger() *slog.Logger {
 	}
 	i := e.describe()
 	l = l.With("task", i.Name, "task_id", i.ID, "queue", i.Queue, "attempt", i.Attempt, "worker", i.Worker)
-	if id := e.trace().TraceID(); id != "" {
+	if id := e.Trace().TraceID(); id != "" {
 		return l.With("trace_id", id)
 	}
 	return l

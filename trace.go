@@ -31,7 +31,10 @@ func (c *Client) trace(ctx context.Context, items []Item) (context.Context, *enq
 	if c.opts.Tracer == nil || len(items) == 0 {
 		return ctx, nil
 	}
-	remote := measure.TraceOf(items[0].opts.headers)
+	var remote measure.TraceContext
+	if o := items[0].opts; o != nil {
+		remote = measure.TraceOf(o.headers)
+	}
 	ctx, span := c.opts.Tracer.Start(ctx, measure.SpanStart{Name: measure.SpanEnqueue, Kind: measure.SpanProducer, Remote: remote})
 	s := &enqueueSpan{span: span, remote: remote.Parent, at: span.Context()}
 	if s.at.Parent != "" {
@@ -109,7 +112,7 @@ func carry(ctx context.Context, e *task.Envelope) {
 	case traced && own == s.remote:
 		at = s.at
 	case own == "":
-		at = Current(ctx).trace()
+		at = Current(ctx).Trace()
 	}
 	if at.Parent == "" {
 		return
@@ -133,8 +136,10 @@ func traceHeaders(from map[string]string, at measure.TraceContext) map[string]st
 	return headers
 }
 
-// trace is where the execution is in its trace.
-func (e *Execution) trace() measure.TraceContext {
+// Trace is where the execution is in its trace, for what the handler calls without
+// a library for traces: its span, where spans are made, and else where the task was
+// enqueued. It is the zero value outside of any trace.
+func (e *Execution) Trace() measure.TraceContext {
 	if e.job != nil {
 		return e.job.Trace()
 	}

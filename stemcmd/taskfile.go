@@ -38,6 +38,8 @@ func fileTask(t *tasksfile.Task) stem.Registration {
 	return stem.NewTask[json.RawMessage, json.RawMessage](t.Name, opts...).
 		With(func(ctx context.Context, args json.RawMessage) (json.RawMessage, error) {
 			e := stem.Current(ctx)
-			return t.Run(ctx, foreign.Call{ID: e.ID(), Name: e.Name(), Attempt: e.Attempt(), Args: args, Logger: e.Logger()})
+			return t.Run(ctx, foreign.Call{
+				ID: e.ID(), Name: e.Name(), Attempt: e.Attempt(), Args: args, Logger: e.Logger(), Trace: e.Trace(),
+			})
 		})
 }

@@ -4,10 +4,13 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/stemjobs/stem/measure"
 	"github.com/stemjobs/stem/observe"
@@ -39,6 +42,9 @@ func (s *session) openTelemetry(ctx context.Context, listens bool) (*telemetry, 
 	if listens && !s.conf.Config.NoMetrics {
 		t.prom = prom.New(prom.Options{Version: s.describeBuild().Version, Logger: s.log})
 		meters = append(meters, t.prom)
+	}
+	if c := &s.conf.Config; !listens && c.Metrics.Prometheus {
+		s.log.Warn("metrics for Prometheus are asked for, and nobody can read them: --http is not set")
 	}
 	o, err := s.otelOptions()
 	if err != nil {
@@ -114,7 +120,7 @@ func (t *telemetry) watch(s *observe.Store) error {
 func (s *session) otelOptions() (otel.Options, error) {
 	c := &s.conf.Config
 	o := otel.Options{
-		Service: s.env["OTEL_SERVICE_NAME"], Version: s.describeBuild().Version,
+		Service: s.env["OTEL_SERVICE_NAME"], Version: s.describeBuild().Version, Instance: uuid.NewString(),
 		Sampler: s.env["OTEL_TRACES_SAMPLER"], SamplerArg: s.env["OTEL_TRACES_SAMPLER_ARG"], Logger: s.log,
 	}
 	if s.env["OTEL_SDK_DISABLED"] == "true" {
@@ -157,7 +163,13 @@ func (s *session) otelOptions() (otel.Options, error) {
 		return o, err
 	}
 	o.Attributes, err = otelPairs("OTEL_RESOURCE_ATTRIBUTES", s.env["OTEL_RESOURCE_ATTRIBUTES"])
-	return o, err
+	if err != nil {
+		return o, err
+	}
+	if host, err := os.Hostname(); err == nil && o.Attributes["host.name"] == "" {
+		o.Attributes["host.name"] = host
+	}
+	return o, nil
 }
 
 // firstOf is the first text that is not empty.
@@ -173,10 +185,10 @@ func firstOf(texts ...string) string {
 // otelPairs reads KEY=VALUE,KEY=VALUE, with values as in URLs. The error does not
 // show them: they may be secrets.
 func otelPairs(name, text string) (map[string]string, error) {
-	if text == "" {
-		return nil, nil
-	}
 	out := map[string]string{}
+	if text == "" {
+		return out, nil
+	}
 	for part := range strings.SplitSeq(text, ",") {
 		key, value, ok := strings.Cut(part, "=")
 		value, err := url.PathUnescape(strings.TrimSpace(value))

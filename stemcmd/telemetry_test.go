@@ -3,12 +3,14 @@ package stemcmd_test
 import (
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	metrics "go.opentelemetry.io/proto/otlp/metrics/v1"
+	resource "go.opentelemetry.io/proto/otlp/resource/v1"
 	traces "go.opentelemetry.io/proto/otlp/trace/v1"
 	"google.golang.org/protobuf/proto"
 )
@@ -27,10 +30,11 @@ type otlp struct {
 	mu    sync.Mutex
 	spans map[string]string // "TRACE NAME" to the service that sent it
 	seen  map[string]string // metric to the service that sent it last
+	ids   map[string]string // service.instance.id to the service.name and host.name with it
 }
 
 func newOTLP(t *testing.T) *otlp {
-	o := &otlp{spans: map[string]string{}, seen: map[string]string{}}
+	o := &otlp{spans: map[string]string{}, seen: map[string]string{}, ids: map[string]string{}}
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := o.receive(r); err != nil {
 			t.Errorf("%s: %v", r.URL.Path, err)
@@ -55,9 +59,10 @@ func (o *otlp) receive(r *http.Request) error {
 			return err
 		}
 		for _, of := range x.ResourceMetrics {
+			service := o.about(of.Resource)
 			for _, s := range of.ScopeMetrics {
 				for _, m := range s.Metrics {
-					o.seen[m.Name] = of.Resource.Attributes[0].Value.GetStringValue()
+					o.seen[m.Name] = service
 				}
 			}
 		}
@@ -68,12 +73,7 @@ func (o *otlp) receive(r *http.Request) error {
 		return err
 	}
 	for _, of := range x.ResourceSpans {
-		service := ""
-		for _, a := range of.Resource.Attributes {
-			if a.Key == "service.name" {
-				service = a.Value.GetStringValue()
-			}
-		}
+		service := o.about(of.Resource)
 		for _, s := range of.ScopeSpans {
 			for _, span := range s.Spans {
 				o.spans[fmt.Sprintf("%x %s", span.TraceId, span.Name)] = service
@@ -81,6 +81,16 @@ func (o *otlp) receive(r *http.Request) error {
 		}
 	}
 	return nil
+}
+
+// about notes which process sent something, and returns its service.
+func (o *otlp) about(r *resource.Resource) string {
+	of := map[string]string{}
+	for _, a := range r.Attributes {
+		of[a.Key] = a.Value.GetStringValue()
+	}
+	o.ids[of["service.instance.id"]] = of["service.name"] + " on " + of["host.name"]
+	return of["service.name"]
 }
 
 // TestATraceThroughTheProcesses enqueues at one process and executes in another.
@@ -124,6 +134,14 @@ func TestATraceThroughTheProcesses(t *testing.T) {
 		if got := o.spans[span]; got != service {
 			t.Errorf("the span %s came from %q, want %q: %v", span, got, service, o.spans)
 		}
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	senders := slices.Sorted(maps.Values(o.ids)) // by different ids, or their counts would be taken for one another's
+	if want := []string{"api on " + host, "hand on " + host, "worker on " + host}; !slices.Equal(senders, want) {
+		t.Errorf("sent by %q, want %q", senders, want)
 	}
 	for _, metric := range []string{"stem.tasks.enqueued", "stem.tasks.succeeded", "stem.queue.delayed", "stem.worker.heartbeat_age"} {
 		if o.seen[metric] == "" {

@@ -16,6 +16,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/stemjobs/stem/internal/runner"
+	"github.com/stemjobs/stem/measure"
 	"github.com/stemjobs/stem/task"
 )
 
@@ -26,9 +27,10 @@ const MaxResult = 1 << 20
 type Call struct {
 	ID      string
 	Name    string
-	Attempt int             // how many came before
-	Args    json.RawMessage // never nil: none are null
-	Logger  *slog.Logger    // never nil
+	Attempt int                  // how many came before
+	Args    json.RawMessage      // never nil: none are null
+	Logger  *slog.Logger         // never nil
+	Trace   measure.TraceContext // that the execution is in; zero: none
 }
 
 // Work does what a task is for. It is safe for concurrent use.

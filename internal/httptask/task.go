@@ -14,6 +14,7 @@ import (
 
 	"github.com/stemjobs/stem/internal/foreign"
 	"github.com/stemjobs/stem/internal/runner"
+	"github.com/stemjobs/stem/measure"
 )
 
 // Check tells whether the secrets and header values are there, which are read
@@ -96,6 +97,12 @@ func (x *exchange) request(ctx context.Context) (*http.Request, error) {
 		r.Header.Set("Content-Type", "application/json")
 	}
 	if x.trusted {
+		if x.c.Trace.Valid() {
+			r.Header.Set(measure.HeaderTraceParent, x.c.Trace.Parent)
+			if state := x.c.Trace.State; state != "" && checkValue(measure.HeaderTraceState, state) == nil {
+				r.Header.Set(measure.HeaderTraceState, x.c.Trace.State)
+			}
+		}
 		for name, values := range x.header {
 			r.Header[name] = values
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/stemjobs/stem/internal/foreign"
 	"github.com/stemjobs/stem/internal/httptask"
 	"github.com/stemjobs/stem/internal/runner"
+	"github.com/stemjobs/stem/measure"
 )
 
 // TestRequest: what an endpoint gets.
@@ -56,6 +57,32 @@ func TestRequest(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("headers (-want +got):\n%s", diff)
+		}
+	}
+}
+
+// TestTheTraceGoesOnAtTheEndpoint, if there is one, and as far as headers can have it.
+func TestTheTraceGoesOnAtTheEndpoint(t *testing.T) {
+	const parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+	var got http.Header
+	x := newTask(t, serve(t, func(_ http.ResponseWriter, r *http.Request) { got = r.Header }).URL)
+	for _, tt := range []struct {
+		at            measure.TraceContext
+		parent, state string
+	}{
+		{at: measure.TraceContext{}},
+		{at: measure.TraceContext{Parent: "rubbish", State: "a=1"}},
+		{at: measure.TraceContext{Parent: parent}, parent: parent},
+		{at: measure.TraceContext{Parent: parent, State: "a=1,b=2"}, parent: parent, state: "a=1,b=2"},
+		{at: measure.TraceContext{Parent: parent, State: "a=1\r\nX: y"}, parent: parent},
+	} {
+		c := call
+		c.Trace = tt.at
+		if _, err := x.Run(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+		if got.Get("traceparent") != tt.parent || got.Get("tracestate") != tt.state {
+			t.Errorf("in %+v: got %v", tt.at, got)
 		}
 	}
 }
