@@ -1,6 +1,7 @@
 package stem
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -194,9 +195,9 @@ func (c *Client) counters(e *task.Envelope) *enqueueCounters {
 // publication makes what is stored of an item, with its envelope's encoded size.
 // The envelope has an id also when there is an error.
 func (c *Client) publication(ctx context.Context, i *Item, now time.Time) (p broker.Publication, size int, err error) {
-	o := &i.opts
+	o := cmp.Or(i.opts, &call{})
 	e := &task.Envelope{
-		ID: o.id, Name: i.name, Headers: o.headers,
+		ID: i.ID(), Name: i.name, Headers: o.headers,
 		EnqueuedAt: now.UTC().Truncate(time.Millisecond),
 		Priority:   task.DefaultPriority, MaxRetries: *c.opts.MaxRetries,
 		VisibilityTimeout: o.lease, Queue: o.queue,
@@ -221,11 +222,11 @@ func (c *Client) publication(ctx context.Context, i *Item, now time.Time) (p bro
 	if o.claimKey != "" {
 		p.Claims = []broker.Claim{{Key: "idempotency:" + o.claimKey, For: o.claimFor}}
 	}
-	if err := c.encodeArgs(e, i); err != nil {
+	if err := c.encodeArgs(e, i, o.encoders); err != nil {
 		return p, 0, err
 	}
 	carry(ctx, e)
-	if err := c.fillMeta(ctx, e, i, now); err != nil {
+	if err := c.fillMeta(ctx, e, i, o, now); err != nil {
 		return p, 0, err
 	}
 	if err := e.Validate(); err != nil {
@@ -263,9 +264,8 @@ func wireTime(t time.Time) time.Time {
 }
 
 // encodeArgs sets the arguments, through the encoders that are asked for.
-func (c *Client) encodeArgs(e *task.Envelope, i *Item) error {
+func (c *Client) encodeArgs(e *task.Envelope, i *Item, ids []string) error {
 	e.Args = i.args
-	ids := i.opts.encoders
 	if ids == nil {
 		ids = c.opts.Encoding
 	}
@@ -302,8 +302,7 @@ func (c *Client) unpackResult(s *Status) (json.RawMessage, error) {
 	return c.codecs.Unpack(header, s.Result)
 }
 
-func (c *Client) fillMeta(ctx context.Context, e *task.Envelope, i *Item, now time.Time) error {
-	o := &i.opts
+func (c *Client) fillMeta(ctx context.Context, e *task.Envelope, i *Item, o *call, now time.Time) error {
 	note := func(key string, value json.RawMessage) {
 		if e.Meta == nil {
 			e.Meta = make(map[string]json.RawMessage)

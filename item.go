@@ -1,6 +1,7 @@
 package stem
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,9 +40,9 @@ type ItemOptions struct {
 // Options returns a copy of the item's options. The error says why the item
 // can never be enqueued.
 func (i Item) Options() (ItemOptions, error) {
-	o := &i.opts
+	o := cmp.Or(i.opts, &call{})
 	return ItemOptions{
-		ID: o.id, Queue: o.queue, In: o.in, At: o.at, ExpiresIn: o.expiresIn, ExpiresAt: o.expiresAt,
+		ID: i.ID(), Queue: o.queue, In: o.in, At: o.at, ExpiresIn: o.expiresIn, ExpiresAt: o.expiresAt,
 		Priority: o.priority, MaxRetries: o.maxRetries, VisibilityTimeout: o.lease,
 		Retention: o.retention, IgnoreResult: o.ignoreResult,
 		Headers: maps.Clone(o.headers), Meta: maps.Clone(o.meta), Parent: o.parent, Root: o.root,

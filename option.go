@@ -250,22 +250,22 @@ func Aliases(names ...string) TaskOption {
 	return executionOption(func(d *definition) { d.aliases = append(d.aliases, names...) })
 }
 
-// gather applies options in order.
-func gather(defaults, opts []Option) call {
+// gather applies options in order. It is nil where there is none.
+func gather(defaults, opts []Option) *call {
 	if len(defaults)+len(opts) == 0 {
-		return call{} // which stays off the heap
+		return nil
 	}
 	return gathered(defaults, opts)
 }
 
-func gathered(defaults, opts []Option) call {
-	var c call
+func gathered(defaults, opts []Option) *call {
+	c := new(call)
 	for _, o := range defaults {
-		o.set(&c)
+		o.set(c)
 	}
 	c.headers, c.meta = maps.Clone(c.headers), maps.Clone(c.meta)
 	for _, o := range opts {
-		o.set(&c)
+		o.set(c)
 	}
 	return c
 }

@@ -22,7 +22,7 @@ type TaskInfo struct {
 
 // Info describes the task.
 func (r Registration) Info() TaskInfo {
-	o := gather(r.def.defaults, nil)
+	o := gathered(r.def.defaults, nil)
 	return TaskInfo{
 		Name: r.def.name, Aliases: slices.Clone(r.def.aliases), Queue: o.queue, Priority: o.priority, MaxRetries: o.maxRetries,
 		Retry: r.def.retry, SoftTimeout: r.def.soft, HardTimeout: r.def.hard, RateLimit: r.def.limit,

@@ -104,8 +104,9 @@ func (t Task[Args, Result]) Handle(c Conn, id string) *Handle[Result] {
 // Item is one task to enqueue, of any kind.
 type Item struct {
 	name string
+	id   string // made for it; empty: the one in opts, or none
 	args json.RawMessage
-	opts call
+	opts *call // nil: none
 	err  error
 
 	undeclared bool // made without the task's declaration
@@ -123,7 +124,12 @@ func NewItem(name string, args json.RawMessage, opts ...Option) Item {
 func (i Item) Name() string { return i.name }
 
 // ID is the explicit id of the item, if it has one.
-func (i Item) ID() string { return i.opts.id }
+func (i Item) ID() string {
+	if i.id == "" && i.opts != nil {
+		return i.opts.id
+	}
+	return i.id
+}
 
 // Args is the item's argument as JSON.
 func (i Item) Args() json.RawMessage { return i.args }
@@ -187,15 +193,15 @@ type Receipt struct {
 }
 
 func enqueueOne(ctx context.Context, c Conn, i Item) (Receipt, error) {
-	if i.opts.id == "" {
-		i.opts.id = task.NewID()
+	if i.ID() == "" {
+		i.id = task.NewID()
 	}
 	rs, err := c.EnqueueMany(ctx, []Item{i})
 	if err != nil {
 		if len(rs) == 1 {
 			return rs[0], err
 		}
-		return Receipt{ID: i.opts.id, Err: err}, err
+		return Receipt{ID: i.ID(), Err: err}, err
 	}
 	return rs[0], rs[0].Err
 }

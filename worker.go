@@ -180,7 +180,7 @@ func (w *Worker) Handle(rs ...Registration) error {
 			Retry: runner.Retry(r.def.retry), SoftTimeout: r.def.soft, HardTimeout: r.def.hard,
 			Limit: r.def.limit.runnerLimit(r.def.name), Handle: w.adapt(r),
 		}
-		o := gather(r.def.defaults, nil)
+		o := gathered(r.def.defaults, nil)
 		t.Keep, t.IgnoreResult, t.MaxRetries = o.retention, o.ignoreResult, o.maxRetries
 		for _, name := range append([]string{r.def.name}, r.def.aliases...) {
 			if _, ok := w.tasks[name]; ok {

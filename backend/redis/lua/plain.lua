@@ -7,9 +7,9 @@
 --         how many tasks, then id and value of each
 -- returns the places of the tasks that exist, the first being 1, in words; before
 --         them stands c if a list of the journal is long: see crowd in plain.go
-local call, P, sub, byte = redis.call, KEYS[1], string.sub, string.byte
+local call, pcall, P, ARGV, sub, byte, unpack = redis.call, redis.pcall, KEYS[1], ARGV, string.sub, string.byte, unpack
 local a, place = 1, 0
-local line_of, stored, rare, exist, crowded = {}, {}, false, '', ''
+local lots, rare, exist, crowded = {}, false, '', ''
 while a < #ARGV do
   local line, list, last = ARGV[a], ARGV[a + 1], a + 2 + 2 * ARGV[a + 2]
   local ids, entries, pairs, n = {}, {}, {}, 0
@@ -38,22 +38,22 @@ while a < #ARGV do
   if n > 0 then
     -- A line that held something is marked already, and a list entered. One that is
     -- none is a key that is not ours.
-    ids.waiting = redis.pcall('RPUSH', P .. ':q:' .. line, unpack(ids))
-    local length = redis.pcall('RPUSH', P .. ':j:' .. list, unpack(entries))
-    ids.list = length == n and list
-    line_of[#line_of + 1], stored[#stored + 1] = line, ids
-    rare = rare or ids.list or ids.waiting == n or type(ids.waiting) == 'table'
+    local waiting = pcall('RPUSH', P .. ':q:' .. line, unpack(ids))
+    local length = pcall('RPUSH', P .. ':j:' .. list, unpack(entries))
+    lots[#lots + 1] = { ids, line, waiting, length == n and list }
+    rare = rare or length == n or waiting == n or type(waiting) == 'table'
     if type(length) == 'table' or length >= 1000 then crowded = 'c' end
   end
   a = last + 1
 end
 -- What is rare needs the functions of common.lua.
-if #stored > 0 and (rare or call('EXISTS', P .. ':idle', P .. ':watch') > 0) then
+if lots[1] and (rare or call('EXISTS', P .. ':idle', P .. ':watch') > 0) then
   -- include common
-  for k = 1, #stored do
-    local ids, queue, prio = stored[k], sub(line_of[k], 1, -3), sub(line_of[k], -1)
-    if ids.list then begin_journal(ids.list) end
-    if type(ids.waiting) == 'table' then
+  for k = 1, #lots do
+    local ids, line, waiting, list = unpack(lots[k])
+    local queue, prio = sub(line, 1, -3), sub(line, -1)
+    if list then begin_journal(list) end
+    if type(waiting) == 'table' then
       for i = 1, #ids do ready(queue, prio, ids[i]) end
     else
       fill(queue, prio)
