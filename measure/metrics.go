@@ -34,8 +34,8 @@ var (
 // The metrics of dead letters and queues.
 var (
 	DLQAdded       = &Metric{"stem.dlq.added", KindCounter, byReason, "Dead letters added."}
-	DLQReplayed    = &Metric{"stem.dlq.replayed", KindCounter, byReason, "Dead letters replayed."}
-	DLQPurged      = &Metric{"stem.dlq.purged", KindCounter, byReason, "Dead letters purged."}
+	DLQReplayed    = &Metric{"stem.dlq.replayed", KindCounter, byReason, "Dead letters replayed by this process; queue and reason are those it was asked for, empty for all."}
+	DLQPurged      = &Metric{"stem.dlq.purged", KindCounter, byReason, "Dead letters purged by this process; queue and reason are those it was asked for, empty for all."}
 	DLQDepth       = &Metric{"stem.dlq.depth", KindGauge, byQueue, "Dead letters held."}
 	QueueDepth     = &Metric{"stem.queue.depth", KindGauge, byQueue, "Tasks ready."}
 	QueueDelayed   = &Metric{"stem.queue.delayed", KindGauge, byQueue, "Tasks waiting for their moment."}
