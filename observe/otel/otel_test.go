@@ -125,7 +125,7 @@ func open(t *testing.T, o otel.Options) *otel.Exporter {
 // closed sends what is left.
 func closed(t *testing.T, x *otel.Exporter) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), time.Minute)
 	defer cancel()
 	if err := x.Close(ctx); err != nil {
 		t.Error(err)
