@@ -329,6 +329,9 @@ func (c *Client) fillMeta(ctx context.Context, e *task.Envelope, i *Item, o *cal
 	if o.ignoreResult {
 		note(task.MetaIgnoreResult, json.RawMessage("true"))
 	}
+	if o.keepArgs != nil && !*o.keepArgs {
+		note(task.MetaKeepArgs, json.RawMessage("false"))
+	}
 	if h := e.Headers[task.HeaderEncoder]; h != "" {
 		note(task.MetaEncoder, quote(h))
 	}

@@ -27,6 +27,7 @@ type ItemOptions struct {
 	VisibilityTimeout time.Duration
 	Retention         *time.Duration
 	IgnoreResult      bool
+	KeepArgs          *bool
 	Headers           map[string]string
 	Meta              map[string]json.RawMessage
 	Parent, Root      string // of ChildOf
@@ -44,7 +45,7 @@ func (i Item) Options() (ItemOptions, error) {
 	return ItemOptions{
 		ID: i.ID(), Queue: o.queue, In: o.in, At: o.at, ExpiresIn: o.expiresIn, ExpiresAt: o.expiresAt,
 		Priority: o.priority, MaxRetries: o.maxRetries, VisibilityTimeout: o.lease,
-		Retention: o.retention, IgnoreResult: o.ignoreResult,
+		Retention: o.retention, IgnoreResult: o.ignoreResult, KeepArgs: o.keepArgs,
 		Headers: maps.Clone(o.headers), Meta: maps.Clone(o.meta), Parent: o.parent, Root: o.root,
 		IdempotencyKey: o.claimKey, IdempotencyTTL: o.claimFor,
 		Links: slices.Clone(o.links), ErrorLinks: slices.Clone(o.errorLinks), Encoders: slices.Clone(o.encoders),

@@ -38,6 +38,7 @@ type call struct {
 	lease        time.Duration
 	retention    *time.Duration
 	ignoreResult bool
+	keepArgs     *bool
 	headers      map[string]string
 	meta         map[string]json.RawMessage
 	parent, root string
@@ -119,6 +120,12 @@ func VisibilityTimeout(d time.Duration) Option {
 
 // IgnoreResult keeps the task's state and drops its result.
 func IgnoreResult() Option { return Option{func(c *call) { c.ignoreResult = true }} }
+
+// KeepArgs says whether the status keeps the first KiB of the arguments once the task
+// has succeeded or is cancelled, as it does unless told otherwise. Without them it
+// takes less room, and nobody reads there what was worked on; a dead letter keeps them
+// in any case, to be replayed.
+func KeepArgs(keep bool) Option { return Option{func(c *call) { c.keepArgs = &keep }} }
 
 // Retention is how long the status is kept after a success or a cancellation:
 // Forever, or 0 for not at all, in which case nothing can wait for the task.

@@ -83,6 +83,7 @@ func one(ctx context.Context, args []string) error {
 	f.IntVar(&o.Backlog, "backlog", 0, "tasks that wait beforehand")
 	f.BoolVar(&o.Retain, "retain", false, "keep results")
 	f.BoolVar(&o.Drop, "drop", false, "keep no status of what succeeded")
+	f.BoolVar(&o.NoArgs, "noargs", false, "keep no args of what succeeded")
 	f.StringVar(&o.Observed, "observed", "", "with metrics, or with traces: metrics and a tenth of all traces")
 	f.StringVar(&o.Queue, "queue", "", "the queue, where not the default one")
 	f.IntVar(&o.Queues, "queues", 0, "queues over which several processes' work is spread")

@@ -69,7 +69,7 @@ func onRedis() []string {
 	s, a := "-system stem-redis -sync mem ", "-system asynq -sync mem "
 	m = append(m, s+"-case latency2", s+"-case mixed",
 		s+"-case scale -backlog 10000", s+"-case scale -backlog 100000", s+"-case scale -backlog 1000000",
-		s+"-case bytes", s+"-case bytes -retain", a+"-case bytes", a+"-case bytes -retain",
+		s+"-case bytes", s+"-case bytes -retain", s+"-case bytes -noargs", a+"-case bytes", a+"-case bytes -retain",
 		s+"-case fleet", s+"-case reclaim", s+"-case paged", "-system stem-redis-pair -sync mem -case walked")
 	for _, spread := range []string{"-producers 1 -queues 1", "-producers 4 -queues 1", "-producers 4 -queues 4"} {
 		m = append(m, s+"-case processes "+spread)

@@ -71,7 +71,8 @@
 //     error remembered, starts reset and Redelivered cleared.
 //   - B19 Failed moves the task to the dead letters with reason, error and
 //     times. Succeeded and Cancelled end it. Each is kept as a status for
-//     Outcome.Keep where the broker keeps statuses.
+//     Outcome.Keep where the broker keeps statuses; that of one that succeeded or
+//     was cancelled lacks its args if task.KeepsArgs says so.
 //   - B20 Follow-ups are published in the settlement's step; an id that exists
 //     already, or a claim that another task holds, is no error, and nothing is
 //     stored for it. A follow-up that cannot be stored fails the settlement.

@@ -254,7 +254,7 @@ func taskOf(i *stem.Item) (NewTask, error) {
 	n := NewTask{
 		Name: i.Name(), Args: i.Args(), ID: o.ID, Queue: o.Queue, In: Duration(o.In), At: o.At,
 		ExpiresIn: Duration(o.ExpiresIn), ExpiresAt: o.ExpiresAt, Priority: o.Priority, MaxRetries: o.MaxRetries,
-		VisibilityTimeout: Duration(o.VisibilityTimeout), Retention: (*Retention)(o.Retention), IgnoreResult: o.IgnoreResult,
+		VisibilityTimeout: Duration(o.VisibilityTimeout), Retention: (*Retention)(o.Retention), IgnoreResult: o.IgnoreResult, KeepArgs: o.KeepArgs,
 		Headers: o.Headers, Meta: o.Meta, Parent: o.Parent, Root: o.Root, IdempotencyKey: o.IdempotencyKey, IdempotencyTTL: Duration(o.IdempotencyTTL),
 		Encoders: o.Encoders,
 	}

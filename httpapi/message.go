@@ -64,6 +64,7 @@ type NewTask struct {
 	VisibilityTimeout Duration                   `json:"visibilityTimeout,omitempty" doc:"The length of this task's leases."`
 	Retention         *Retention                 `json:"retention,omitempty" doc:"How long the status is kept after the end: a duration, 0s for not at all, or forever."`
 	IgnoreResult      bool                       `json:"ignoreResult,omitempty" doc:"Keep the state and drop the result."`
+	KeepArgs          *bool                      `json:"keepArgs,omitempty" doc:"false: the status keeps no arguments once the task has succeeded or is cancelled."`
 	Headers           map[string]string          `json:"headers,omitempty" doc:"Headers; keys that begin with stem- are refused."`
 	Meta              map[string]json.RawMessage `json:"meta,omitempty" doc:"Annotations, kept with the status."`
 	Parent            string                     `json:"parent,omitempty" doc:"The task in whose execution this one is enqueued; kept with the status."`

@@ -115,6 +115,7 @@ func (n *NewTask) options(key string) ([]stem.Option, *Problem) {
 	add(n.VisibilityTimeout > 0, func() stem.Option { return stem.VisibilityTimeout(time.Duration(n.VisibilityTimeout)) })
 	add(n.Retention != nil, func() stem.Option { return stem.Retention(time.Duration(*n.Retention)) })
 	add(n.IgnoreResult, stem.IgnoreResult)
+	add(n.KeepArgs != nil, func() stem.Option { return stem.KeepArgs(*n.KeepArgs) })
 	add(n.Encoders != nil, func() stem.Option { return stem.Encoder(n.Encoders...) })
 	add(key != "", func() stem.Option { return stem.Idempotency(key, ttl) })
 	for k, v := range n.Headers {

@@ -42,7 +42,8 @@
 //   - S10 Delete removes terminal records only; of others it answers
 //     ErrNotFinished.
 //   - S11 A status keeps the newest ten attempts' errors, the first KiB of its
-//     args, and its result byte for byte.
+//     args (none, if task.KeepsArgs says so, once it has succeeded or is
+//     cancelled), and its result byte for byte.
 //   - S12 Subscribe's channel receives after each change of that task that
 //     happened after Subscribe returned; changes may be merged, the last one is
 //     never lost.

@@ -62,6 +62,7 @@ const (
 	MetaRoot         = "root"         // id of the first task of that line
 	MetaRetention    = "retention"    // ms to keep the terminal status; 0: not at all; -1: for ever
 	MetaIgnoreResult = "ignoreResult" // true: the result is dropped, the state kept
+	MetaKeepArgs     = "keepArgs"     // false: the status keeps no args once the task has succeeded or is cancelled
 	MetaLinks        = "links"        // envelopes enqueued when this one succeeds
 	MetaErrorLinks   = "errorLinks"   // envelopes enqueued when this one is dead-lettered
 	MetaUser         = "user"         // the caller's own annotations

@@ -149,6 +149,13 @@ func AppendError(errs []Error, e *Error) []Error {
 // maxKeptArgs is how many bytes of the arguments a status keeps.
 const maxKeptArgs = 1024
 
+// KeepsArgs reports whether the status of a task with that meta keeps args once the
+// task has succeeded or is cancelled: unless MetaKeepArgs says false. What waits for
+// a replay keeps its envelope in any case.
+func KeepsArgs(meta map[string]json.RawMessage) bool {
+	return string(meta[MetaKeepArgs]) != "false"
+}
+
 // KeepArgs returns what a status keeps of arguments: all of them up to one
 // KiB, else a JSON string of their beginning.
 func KeepArgs(args json.RawMessage) json.RawMessage {

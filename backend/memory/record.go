@@ -177,6 +177,9 @@ func (r *record) trim() {
 	}
 	r.trimmed = true
 	args := task.KeepArgs(r.env.Args)
+	if !task.KeepsArgs(r.env.Meta) {
+		args = nil
+	}
 	if len(args) == len(r.env.Args) && len(r.env.Unknown) == 0 && small(r.env.Headers) {
 		return // nothing to gain
 	}

@@ -233,6 +233,9 @@ func (a *answer) delivery(m []rueidis.RedisMessage, epoch int64, sel *selection)
 		d.Envelope = &task.Envelope{ID: id}
 	}
 	a.deliveries = append(a.deliveries, d)
+	if p.flag == flagBare {
+		v, p.flag = p.cut(v), 0
+	}
 	if line != "" || p.flag != 0 || len(v) > keepWhole || d.Malformed != nil {
 		v = ""
 	}

@@ -92,7 +92,7 @@ func importArgs(d *broker.DeadLetter, now time.Time) ([]string, error) {
 // deadValue is the value of a dead letter from elsewhere; see docs/redis.md.
 func deadValue(d *broker.DeadLetter, e *task.Envelope, live []byte, died time.Time, failed bool) []byte {
 	end := `{"ended":` + strconv.FormatInt(died.UnixMicro(), 10) + `,"reason":` + string(quote(d.Reason)) + `}`
-	endFlag, flag := endRun, 0
+	endFlag, flag := endRun, bare(e)
 	if d.Hidden() {
 		endFlag |= endHidden
 	}

@@ -119,12 +119,16 @@ func (p *value) known(id string) task.Envelope {
 func (p *value) decode(id string) (*task.Envelope, error) {
 	text, args := p.envelope, json.RawMessage(nil)
 	if p.flag&flagCut != 0 {
-		const kept = 1024
-		at := p.argsAt
+		kept, at := 1024, p.argsAt
+		if p.flag&flagBare != 0 {
+			kept = 0
+		}
 		if at+kept > len(text) {
 			return nil, errForeign
 		}
-		args = task.KeepArgs(json.RawMessage(text[at:at+kept] + strings.Repeat(" ", max(0, p.argsLen-kept))))
+		if kept > 0 {
+			args = task.KeepArgs(json.RawMessage(text[at:at+kept] + strings.Repeat(" ", max(0, p.argsLen-kept))))
+		}
 		text = text[:at] + "null" + text[at+kept:]
 	}
 	var e *task.Envelope
@@ -134,7 +138,7 @@ func (p *value) decode(id string) (*task.Envelope, error) {
 	} else {
 		e, err = task.Decode([]byte(text))
 	}
-	if err == nil && args != nil {
+	if err == nil && p.flag&flagCut != 0 {
 		e.Args = args
 	}
 	return e, err

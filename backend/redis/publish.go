@@ -66,7 +66,7 @@ func appendPublication(args []string, e *task.Envelope, data []byte, claims []br
 	if flag == 0 && e.NotBefore.IsZero() && len(claims) == 0 {
 		return append(args, "")
 	}
-	args = append(args, fmt.Sprintf("%d %d %d", flag, millis(e.NotBefore), len(claims)))
+	args = append(args, fmt.Sprintf("%d %d %d", flag+bare(e), millis(e.NotBefore), len(claims)))
 	for _, c := range claims {
 		args = append(args, c.Key, strconv.FormatInt(ceilMillis(c.For), 10))
 	}

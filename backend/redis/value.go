@@ -22,7 +22,8 @@ const (
 	flagErrors  = 2  // {tag}:e:ID has errors
 	flagClaims  = 4  // {tag}:c:ID has claims
 	flagDelayed = 8  // it was delayed when it was published
-	flagCut     = 32 // its args are the first KiB
+	flagBare    = 16 // its args go when it has succeeded or is cancelled
+	flagCut     = 32 // its args are the first KiB, or are gone
 )
 
 // Bits of an ended value's flag.
@@ -238,7 +239,7 @@ func newValue(e *task.Envelope, data []byte, now int64) []byte {
 func valueSize(e *task.Envelope, data []byte) int { return len(data) + 80 + len(e.Queue) }
 
 func appendValue(b []byte, e *task.Envelope, data []byte, now int64) []byte {
-	b = append(appendPadded(append(b, kindLive, '@'), now, 13), ' ')
+	b = append(appendPadded(append(b, kindLive, byte('@'+bare(e))), now, 13), ' ')
 	b = append(appendPadded(b, e.EnqueuedAt.UnixMilli(), 15), ' ')
 	b = append(strconv.AppendInt(b, int64(e.Priority), 10), ' ')
 	b = append(append(b, e.Queue...), ' ')
@@ -257,6 +258,23 @@ func appendValue(b []byte, e *task.Envelope, data []byte, now int64) []byte {
 		b = append(b, part...)
 	}
 	return b
+}
+
+// bare is the flag of a task whose args go with its end, or 0.
+func bare(e *task.Envelope) int {
+	if task.KeepsArgs(e.Meta) {
+		return 0
+	}
+	return flagBare
+}
+
+// cut returns v, which p is, without its args.
+func (p *value) cut(v string) string {
+	from := len(v) - len(p.envelope) + p.argsAt
+	if from+p.argsLen > len(v) {
+		return "" // the script knows what to do with it
+	}
+	return v[:1] + string(rune(v[1]+flagCut)) + v[2:from] + v[from+p.argsLen:]
 }
 
 // status is the status of a task; now is the server's time.

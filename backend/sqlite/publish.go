@@ -125,6 +125,9 @@ func (t *tx) insert(p *publication) (bool, error) {
 	if endless(p.claims) {
 		flags |= flagClaims
 	}
+	if !task.KeepsArgs(e.Meta) {
+		flags |= flagBare
+	}
 	s, err := t.stmt("insert")
 	if err != nil {
 		return false, err

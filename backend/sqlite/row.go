@@ -34,6 +34,7 @@ const (
 	flagTrimmed                 // its envelope is cut down to what a status shows
 	flagHidden                  // it is dead, and keeps no status
 	flagReserved                // it has a slot of a rate limit, or had it when its newest lease began
+	flagBare                    // its status keeps no args: see task.KeepsArgs
 )
 
 // forever is the "at" of a status that is never removed: the year 9999.
@@ -231,6 +232,9 @@ func (c *conn) statusOf(db *DB, r *row, envelope []byte) (s task.Status, err err
 	s = task.NewStatus(e)
 	if r.has(flagTrimmed) {
 		s.Args = e.Args
+		if r.has(flagBare) {
+			s.Args = nil // and not null
+		}
 	}
 	if s.Queue, err = db.names.queue(c, r.queue); err != nil {
 		return s, err

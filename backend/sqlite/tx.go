@@ -245,7 +245,7 @@ func (t *tx) retain(r *row, keep time.Duration) error {
 	if err := t.endRevocation(r); err != nil {
 		return err
 	}
-	if r.size > keptEnvelope && !r.has(flagTrimmed) {
+	if (r.size > keptEnvelope || r.has(flagBare)) && !r.has(flagTrimmed) {
 		if err := t.trim(r); err != nil {
 			return err
 		}
@@ -266,6 +266,9 @@ func (t *tx) trim(r *row) error {
 	}
 	kept := *e
 	kept.Args, kept.Headers, kept.Unknown = task.KeepArgs(e.Args), nil, nil
+	if !task.KeepsArgs(e.Meta) {
+		kept.Args = nil
+	}
 	if data, err = task.Encode(&kept); err != nil {
 		return nil // kept whole instead
 	}

@@ -1,6 +1,7 @@
 package brokertest
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -326,6 +327,44 @@ func testB19(e *env) {
 	}
 	if age := time.Since(l.DeadAt); age < -early || age > time.Minute || l.Epoch < ds[1].Receipt.Epoch || l.ReplayCount != 0 {
 		e.Errorf("dead letter: dead %s ago, epoch %d, %d replays", age, l.Epoch, l.ReplayCount)
+	}
+	e.bare()
+}
+
+// bare checks tasks whose statuses are to keep no args: those in whose lives nothing
+// happened, and others.
+func (e *env) bare() {
+	e.Helper()
+	ids := []string{"bare-won", "bare-off", "bare-lost", "bare-again", "bare-large"}
+	for _, id := range ids {
+		e.publish(envelope(id, func(v *task.Envelope) {
+			v.Meta = map[string]json.RawMessage{task.MetaKeepArgs: json.RawMessage("false")}
+			if id == "bare-large" {
+				v.Args = json.RawMessage(`"` + strings.Repeat("x", 3000) + `"`)
+			}
+		}))
+	}
+	c := e.open()
+	ds := c.wantIDs("to end without args", ids...)
+	e.settle(ds[0], task.Succeeded)
+	e.settle(ds[1], task.Cancelled)
+	e.settle(ds[2], task.Failed)
+	e.settle(ds[3], task.Queued)
+	e.settle(ds[4], task.Succeeded)
+	e.settle(c.wantIDs("released", "bare-again")[0], task.Succeeded)
+	if dead := e.dead(broker.DeadFilter{IDs: []string{"bare-lost"}}); len(dead) != 1 || !sameEnvelope(dead[0].Envelope, ds[2].Envelope) {
+		e.Errorf("the dead letter of a task whose status is to keep no args: got %+v", dead)
+	}
+	if e.Results == nil {
+		return
+	}
+	for i, state := range []task.State{task.Succeeded, task.Cancelled, task.Failed, task.Succeeded, task.Succeeded} {
+		e.seen(ids[i], state, func(s task.Status) string {
+			if (len(s.Args) > 0) != (state == task.Failed) || s.Name != ds[i].Envelope.Name {
+				return fmt.Sprintf("name %s, args %.60s", s.Name, s.Args)
+			}
+			return ""
+		})
 	}
 }
 

@@ -196,6 +196,9 @@ func (v *Entry) Apply(b *store.Record, now time.Time) (bool, error) {
 		if o.State == task.Succeeded {
 			st.Result = o.Result
 		}
+		if o.State != task.Failed && !task.KeepsArgs(st.Meta) {
+			st.Args = nil
+		}
 	case o.State == task.Retried || !o.NotBefore.IsZero():
 		st.NotBefore = o.NotBefore
 		if !o.Reserved {

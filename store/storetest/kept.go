@@ -242,6 +242,15 @@ func testS11(e *env) {
 	if string(s.Args) != string(task.KeepArgs(args)) || len(s.Args) > 1200 {
 		e.Errorf("of %d bytes of args %d are kept: %.60s", len(args), len(s.Args), s.Args)
 	}
+	for _, state := range []task.State{task.Succeeded, task.Cancelled, task.Failed} {
+		b := envelope("bare-" + string(state))
+		b.Meta = map[string]json.RawMessage{task.MetaKeepArgs: json.RawMessage("false")}
+		e.createAll([]task.Status{task.NewStatus(b)})
+		e.record(outcomeOf(b.ID, 1, state))
+		if got := e.get(b.ID).Args; (len(got) > 0) != (state == task.Failed) {
+			e.Errorf("a %s status that is to keep no args: got %s", state, got)
+		}
+	}
 	for i, result := range []string{
 		`{ "b" : 1.0, "a":12345678901234567890,  "e":[] }`, "\"\\u0000 \\ud83d\\ude00 ü\"", `null`, `[1e400]`, ``,
 		`"` + strings.Repeat("y", 300_000) + `"`,

@@ -245,7 +245,7 @@ end
 
 -- Task values: "w" FLAG NOW " " ENQUEUED " " PRIO QUEUE LEASE ATTEMPT NOTBEFORE
 -- ARGSAT ARGSLEN NEWLINE ENVELOPE. FLAG is "@" plus the sum of these:
-local UNUSUAL, ERRORS, CLAIMS, DELAYED, CUT = 1, 2, 4, 8, 32
+local UNUSUAL, ERRORS, CLAIMS, DELAYED, BARE, CUT = 1, 2, 4, 8, 16, 32
 
 local function flagged(v, bit) return floor((byte(v, 2) - 64) / bit) % 2 == 1 end
 
@@ -286,14 +286,17 @@ local function end_claims(id, v)
   call('DEL', P .. ':c:' .. id)
 end
 
--- trim cuts args of more than one KiB out of a value whose task has ended.
+-- trim cuts args of more than one KiB out of a value whose task has ended, and all
+-- of them where they are not to be kept.
 local function trim(v)
-  if #v < 1600 or byte(v) ~= 119 then return v end
+  if byte(v) ~= 119 then return v end
+  local keep = 1024
+  if flagged(v, BARE) then keep = 0 elseif #v < 1600 then return v end
   local _, _, _, _, _, at, len = head(v)
   len = tonumber(len or 0)
-  if len <= 1024 then return v end
+  if len <= keep or flagged(v, CUT) then return v end
   local json = find(v, '\n', 1, true) + at
-  return 'w' .. char(byte(v, 2) + CUT) .. sub(v, 3, json + 1024) .. sub(v, json + len + 1)
+  return 'w' .. char(byte(v, 2) + CUT) .. sub(v, 3, json + keep) .. sub(v, json + len + 1)
 end
 
 -- finish writes the value of a task that ended as succeeded (s), cancelled (c)

@@ -258,7 +258,7 @@ local function lease(answer, holder, worker, length)
     local place, queue, prio = unpack(taken_from[i], 1, 3)
     epoch = epoch + 1
     local line, own
-    if not r and byte(v, 2) == 64 then
+    if not r and (byte(v, 2) == 64 or byte(v, 2) == 80) then -- no flag, or BARE alone
       if tail_of_queue ~= queue .. prio then
         tail_of_queue = queue .. prio
         tail = ' ' .. prio .. ' ' .. queue .. ' ' .. length .. ' .h 0 0 0 0 ' .. now .. ' 0 0 0 ' .. holder .. ' ' .. worker .. ' '

@@ -28,6 +28,7 @@ type Options struct {
 	Rep         int
 	Retain      bool
 	Drop        bool          // keep no status of what succeeded
+	NoArgs      bool          // keep no args with the status
 	Observed    string        // "metrics", or "traces": those and a tenth of all traces; "": nothing is
 	Queue       string        // other than the default one
 	Queues      int           // over which several processes' work is spread
@@ -245,6 +246,9 @@ func (r *run) setting() string {
 	}
 	if r.Drop {
 		add("drop")
+	}
+	if r.NoArgs {
+		add("noargs")
 	}
 	if r.Observed != "" {
 		add("%s", r.Observed)

@@ -124,6 +124,9 @@ func (p producer) options(due time.Time) []stem.Option {
 	if p.o.Drop {
 		opts = append(opts, stem.Retention(0))
 	}
+	if p.o.NoArgs {
+		opts = append(opts, stem.KeepArgs(false))
+	}
 	return opts
 }
 
