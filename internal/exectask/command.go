@@ -17,6 +17,7 @@ type Command struct {
 	// context and says here how long a command may take to end after a soft
 	// time limit. 0: none.
 	HardTimeout time.Duration
+	Running     *Running // where its executions are kept while they run; nil: nowhere
 
 	words []argument
 	ended bool // a word "--" has ended the options

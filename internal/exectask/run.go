@@ -94,6 +94,8 @@ func (c *Command) execute(ctx context.Context, call foreign.Call, words []string
 	case err != nil:
 		return nil, fmt.Errorf("start %s: %w", words[0], err)
 	}
+	c.Running.add(&p.group)
+	defer c.Running.remove(&p.group)
 	grace := func() time.Duration {
 		if c.HardTimeout > 0 && errors.Is(context.Cause(ctx), runner.ErrSoftTimeout) {
 			return max(0, c.HardTimeout-time.Since(began))

@@ -322,6 +322,33 @@ func TestWholeGroupDies(t *testing.T) {
 	mourn(t, other)
 }
 
+// TestWorkerDoesNotWait: a worker that stops without waiting for its commands
+// ends them and all that they started, and those that are about to start.
+func TestWorkerDoesNotWait(t *testing.T) {
+	w := newWatcher(t)
+	file, err := tasksfile.Parse("tasks.yaml", []byte(definition("family", w.address)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	run := func() {
+		_, err := file.Tasks[0].Run(t.Context(), foreign.Call{}) // whose context goes on
+		done <- err
+	}
+	go run()
+	one, other := w.meet(t), w.meet(t)
+	file.Close()
+	mourn(t, one)
+	mourn(t, other)
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("Run = %v, want that a signal ended it", err)
+	}
+	run()
+	if err := <-done; err == nil || !strings.Contains(err.Error(), "killed") {
+		t.Errorf("Run after the worker's end = %v, want the same", err)
+	}
+}
+
 // TestLeftBehind: a command that ends and leaves children with its pipes does
 // not keep its worker, and those of its group end.
 func TestLeftBehind(t *testing.T) {

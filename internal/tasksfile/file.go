@@ -18,13 +18,14 @@ import (
 	"github.com/stemjobs/stem/task"
 )
 
-// File is a tasks file that was read. Its tasks share HTTP connections, which
-// Close closes when no task runs any more.
+// File is a tasks file that was read. Its tasks share HTTP connections, and are
+// known while they run: Close ends both.
 type File struct {
 	Path  string
 	Tasks []*Task // in the file's order
 
-	pool *httptask.Pool
+	pool    *httptask.Pool
+	running *exectask.Running
 }
 
 // Task is one task of a file. Its Run executes it; the rest is for who
@@ -67,8 +68,13 @@ func Load(path string) (*File, error) {
 	return Parse(path, data)
 }
 
-// Close closes the connections that no task uses.
-func (f *File) Close() { f.pool.Close() }
+// Close is for a worker that has stopped. It kills the commands that still run,
+// with all that they started in their process groups, and closes the connections
+// that no task uses.
+func (f *File) Close() {
+	f.running.End()
+	f.pool.Close()
+}
 
 // Check tells whether everything is there that the tasks need of the process
 // that executes them, such as secrets. Who only enqueues them needs none.
@@ -128,7 +134,7 @@ func (t *Task) slot(ctx context.Context) (release func(), err error) {
 
 // Parse reads the content of a tasks file; path is its name for errors.
 func Parse(path string, data []byte) (*File, error) {
-	r := &reader{path: path, pool: httptask.NewPool(httptask.Options{})}
+	r := &reader{path: path, pool: httptask.NewPool(httptask.Options{}), running: &exectask.Running{}}
 	root, err := r.document(data)
 	if err != nil {
 		return nil, err
@@ -147,7 +153,7 @@ func Parse(path string, data []byte) (*File, error) {
 	if len(tasks) == 0 {
 		return nil, r.fail(top[0].line, "tasks: there are none")
 	}
-	file := &File{Path: path, pool: r.pool}
+	file := &File{Path: path, pool: r.pool, running: r.running}
 	for _, e := range tasks {
 		t, err := r.task(e)
 		if err != nil {
@@ -226,7 +232,7 @@ func (r *reader) work(t *Task, fields []entry, what string) (foreign.Work, error
 		}
 		return r.endpoint(kind.value, what+": http")
 	}
-	c := &exectask.Command{HardTimeout: t.HardTimeout}
+	c := &exectask.Command{HardTimeout: t.HardTimeout, Running: r.running}
 	for _, f := range fields {
 		var err error
 		switch name := what + ": " + f.key; f.key {

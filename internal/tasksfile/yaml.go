@@ -17,6 +17,7 @@ import (
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 
+	"github.com/stemjobs/stem/internal/exectask"
 	"github.com/stemjobs/stem/internal/httptask"
 	"github.com/stemjobs/stem/internal/nearest"
 	"github.com/stemjobs/stem/task"
@@ -50,8 +51,9 @@ func (e *FileError) Unwrap() error { return task.ErrInvalid }
 
 // reader reads nodes of one file, and knows its name for its errors.
 type reader struct {
-	path string
-	pool *httptask.Pool // of the file's HTTP tasks
+	path    string
+	pool    *httptask.Pool    // of the file's HTTP tasks
+	running *exectask.Running // of its commands
 }
 
 func (r *reader) fail(line int, format string, args ...any) error {
