@@ -1,6 +1,7 @@
 package redis
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,9 @@ func (db *DB) sound(ctx context.Context, partition int) error {
 	if err := db.foreignKey(ctx, partition); err != nil {
 		return err
 	}
-	db.suspect[partition].Store(false)
+	if db.suspect[partition].CompareAndSwap(true, false) {
+		db.mend(ctx, partition)
+	}
 	return nil
 }
 
@@ -62,13 +65,13 @@ func (db *DB) allOurs(ctx context.Context) error {
 	msgs, errs := db.runAll(ctx, calls)
 	for p, err := range errs {
 		if err == nil {
-			err = readForeign(&msgs[p])
+			errs[p] = readForeign(&msgs[p])
 		}
-		if err != nil {
-			return err
+		if isWrongType(errs[p]) {
+			db.mendLater(ctx, p)
 		}
 	}
-	return nil
+	return cmp.Or(errs...)
 }
 
 // met makes a partition suspect if a script failed for a key of another type, and
@@ -79,6 +82,7 @@ func (db *DB) met(ctx context.Context, partition int, err error) error {
 	}
 	db.suspect[partition].Store(true)
 	if named := db.foreignKey(ctx, partition); isWrongType(named) {
+		db.mendLater(ctx, partition)
 		return named
 	}
 	return err
@@ -95,10 +99,11 @@ func naming(err error, key string) error {
 // errWrongType is what a server says of a key of another type.
 var errWrongType = errors.New("WRONGTYPE")
 
-// isWrongType reports whether a server refused since a key is of another type.
+// isWrongType reports whether a server refused since a key is of another type. Before
+// Redis 7 what a command in a script says stands behind words of the script's.
 func isWrongType(err error) bool {
 	said := new(rueidis.RedisError)
-	return errors.Is(err, errWrongType) || errors.As(err, &said) && strings.HasPrefix(said.Error(), errWrongType.Error())
+	return errors.Is(err, errWrongType) || errors.As(err, &said) && strings.Contains(said.Error(), errWrongType.Error()+" ")
 }
 
 // wrongType explains that a key is there and is not what Stem makes of it. err is

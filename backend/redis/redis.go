@@ -145,12 +145,13 @@ func (db *DB) create(ctx context.Context) error {
 		db.tags[i] = db.tag(i)
 		db.keys[i] = db.keysOf(db.tags[i])
 	}
-	if err := db.guard(ctx); err != nil {
-		return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, explain(ctx, db.config, err))
-	}
 	if err := db.allOurs(ctx); err != nil {
 		return fmt.Errorf("open Redis: namespace %s: %w", db.config.Namespace, err)
 	}
+	if err := db.guard(ctx); err != nil {
+		return fmt.Errorf("open Redis: create namespace %s: %w", db.config.Namespace, explain(ctx, db.config, err))
+	}
+	db.mendAll(ctx, meta)
 	return nil
 }
 

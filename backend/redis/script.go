@@ -36,7 +36,7 @@ type scripts struct {
 
 	getrecords, setrecords, delete *script
 
-	limit, pause, beat, beats, memo, tell, audit, audits, types, once *script
+	limit, pause, beat, beats, memo, tell, audit, audits, types, once, mend *script
 }
 
 func loadScripts() (scripts, error) {
@@ -79,6 +79,7 @@ func loadScripts() (scripts, error) {
 		{&s.audits, []string{"common", "audits"}},
 		{&s.types, []string{"types"}},
 		{&s.once, []string{"once"}},
+		{&s.mend, []string{"common", "mend"}},
 	} {
 		loaded, err := loadScript(part.files...)
 		if err != nil {
