@@ -265,7 +265,7 @@ func (b *Book) Commit(ctx context.Context, p *Plan) error {
 		fired := errors.As(err, &conflict) && conflict.Have == conflict.Want && conflict.Want != 0
 		// One that is gone is told as a conflict by the next look at what is there.
 		if !fired && !errors.Is(err, ErrNoSchedule) || try == maxTries {
-			return fmt.Errorf("apply schedules: %w", err)
+			return err // which says what was done
 		}
 	}
 }
