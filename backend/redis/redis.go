@@ -66,7 +66,8 @@ type DB struct {
 	crowd   crowd
 	buffers sync.Pool // of *[]byte
 
-	lanes chan struct{} // has an element for each that is taken; see alone
+	lanes  chan struct{} // has an element for each that is taken; see alone
+	rested atomic.Int32  // connections that lanes have left for the next call
 
 	closing sync.Once
 	closed  chan struct{}
@@ -228,13 +229,17 @@ func (db *DB) Broker() broker.Broker { return &redisBroker{db: db} }
 // Results returns the store as a result store; it is a store.Watcher too.
 func (db *DB) Results() store.Results { return &results{db: db} }
 
-// Close ends all that waits, and the connections. Leases stay until they end.
+// Close ends all that waits, and the connections. Leases stay until they end. It
+// waits for calls that are under way.
 // It is safe to call it twice.
 func (db *DB) Close() error {
 	db.closing.Do(func() {
 		close(db.closed)
 		db.hub.close()
 		db.client.Close()
+		for range laneCount { // until the last calls and dials have ended: answerTimeout bounds them
+			db.lanes <- struct{}{}
+		}
 	})
 	return nil
 }

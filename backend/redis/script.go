@@ -240,13 +240,59 @@ func (db *DB) alone(ctx context.Context, c rueidis.Completed) rueidis.RedisResul
 	}
 	select {
 	case db.lanes <- struct{}{}:
-		defer func() { <-db.lanes }()
 	default:
 		return db.client.Do(ctx, c)
 	}
-	d, release := db.client.Dedicate()
-	defer release()
-	return d.Do(ctx, c)
+	l, ok := db.dedicate(ctx)
+	if !ok {
+		return rueidis.NewErrorResult(ctx.Err())
+	}
+	answered := false
+	defer func() {
+		l.release()
+		if answered {
+			db.rested.Add(1)
+		}
+		<-db.lanes
+	}()
+	r := l.client.Do(ctx, c)
+	answered = r.NonRedisError() == nil
+	return r
+}
+
+// dedicated is a connection that one call has for itself.
+type dedicated struct {
+	client  rueidis.DedicatedClient
+	release func()
+}
+
+// dedicate takes a connection for the caller's lane. The client takes one that rests,
+// or dials, and does not stop when ctx ends: so where none is known to rest, another
+// goroutine waits for it. If ctx ends first, the lane is given back when it came;
+// Close waits for that.
+func (db *DB) dedicate(ctx context.Context) (l dedicated, ok bool) {
+	if db.rested.Add(-1) >= 0 {
+		l.client, l.release = db.client.Dedicate()
+		return l, true
+	}
+	db.rested.Add(1)
+	ready := make(chan dedicated)
+	go func() {
+		var l dedicated
+		l.client, l.release = db.client.Dedicate()
+		select {
+		case ready <- l:
+		case <-ctx.Done():
+			l.release()
+			<-db.lanes
+		}
+	}()
+	select {
+	case l = <-ready:
+		return l, true
+	case <-ctx.Done():
+		return l, false
+	}
 }
 
 // together sends commands over one connection. On a Cluster none of them is sent
