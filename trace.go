@@ -18,6 +18,9 @@ type enqueueSpan struct {
 	remote string // the header that it goes on from; "" where ctx had the parent, or there is none
 	at     measure.TraceContext
 
+	items           int
+	task, id, queue string // of a lone item; id and queue once its envelope is made
+
 	// headers are those of an envelope that has no others: one map for the whole
 	// batch, which nobody changes, since an envelope never changes.
 	headers map[string]string
@@ -36,34 +39,38 @@ func (c *Client) trace(ctx context.Context, items []Item) (context.Context, *enq
 		remote = measure.TraceOf(o.headers)
 	}
 	ctx, span := c.opts.Tracer.Start(ctx, measure.SpanStart{Name: measure.SpanEnqueue, Kind: measure.SpanProducer, Remote: remote})
-	s := &enqueueSpan{span: span, remote: remote.Parent, at: span.Context()}
+	s := &enqueueSpan{span: span, remote: remote.Parent, at: span.Context(), items: len(items), task: items[0].name}
 	if s.at.Parent != "" {
 		s.headers = traceHeaders(nil, s.at)
-	}
-	if span.Recording() {
-		span.Set(
-			slog.String("messaging.system", "stem"),
-			slog.String("messaging.operation.name", "enqueue"),
-			slog.String("messaging.operation.type", "send"),
-		)
-		if len(items) > 1 {
-			span.Set(slog.Int("messaging.batch.message_count", len(items)))
-		} else {
-			span.Set(slog.String("stem.task", items[0].name))
-		}
 	}
 	return context.WithValue(ctx, enqueueSpanKey{}, s), s
 }
 
-// describe adds what is known of a lone task once its envelope is made.
+// describe notes what is known of a lone task once its envelope is made.
 func (s *enqueueSpan) describe(e *task.Envelope) {
-	if s == nil || !s.span.Recording() {
-		return
+	if s != nil {
+		s.id, s.queue = e.ID, e.Queue
 	}
-	s.span.Set(
-		slog.String("messaging.message.id", e.ID),
-		slog.String("messaging.destination.name", e.Queue),
-		slog.String("stem.queue", e.Queue),
+}
+
+// attributes are what there is to say of the span.
+func (s *enqueueSpan) attributes() []slog.Attr {
+	attrs := append(make([]slog.Attr, 0, 7),
+		slog.String("messaging.system", "stem"),
+		slog.String("messaging.operation.name", "enqueue"),
+		slog.String("messaging.operation.type", "send"),
+	)
+	if s.items > 1 {
+		return append(attrs, slog.Int("messaging.batch.message_count", s.items))
+	}
+	attrs = append(attrs, slog.String("stem.task", s.task))
+	if s.id == "" {
+		return attrs
+	}
+	return append(attrs,
+		slog.String("messaging.message.id", s.id),
+		slog.String("messaging.destination.name", s.queue),
+		slog.String("stem.queue", s.queue),
 	)
 }
 
@@ -72,15 +79,17 @@ func (s *enqueueSpan) end(receipts []Receipt, err error) {
 	if s == nil {
 		return
 	}
-	if s.span.Recording() {
-		for i := 0; err == nil && i < len(receipts); i++ {
-			err = receipts[i].Err
-		}
-		if err != nil {
-			s.span.Fail(enqueueFailure(err), err.Error())
-		}
+	if !s.span.Recording() {
+		s.span.End(time.Time{})
+		return
 	}
-	s.span.End(time.Time{})
+	for i := 0; err == nil && i < len(receipts); i++ {
+		err = receipts[i].Err
+	}
+	if err != nil {
+		s.span.Fail(enqueueFailure(err), err.Error())
+	}
+	s.span.End(time.Time{}, s.attributes()...)
 }
 
 // enqueueFailure is the error.type of an enqueue that failed.

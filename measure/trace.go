@@ -154,6 +154,7 @@ type Span interface {
 	Set(attrs ...slog.Attr)
 	// Fail marks the span as failed: the error's type, and its message.
 	Fail(kind, message string)
-	// End ends it at that moment; zero: now.
-	End(at time.Time)
+	// End ends it at that moment, zero for now, with more attributes: what is said
+	// here costs less than what is Set.
+	End(at time.Time, attrs ...slog.Attr)
 }

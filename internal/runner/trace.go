@@ -36,8 +36,7 @@ func (r *Runner) received(j *Job) {
 	}
 	l.mu.Unlock()
 	if gone { // its lease was lost before it began
-		r.describe(j, span, "consume", "receive", nil)
-		span.End(time.Time{})
+		r.end(j, measure.SpanConsume, span, nil)
 	}
 }
 
@@ -72,8 +71,7 @@ func (r *Runner) executed(j *Job, span measure.Span) {
 	r.line.mu.Lock()
 	o := j.outcome
 	r.line.mu.Unlock()
-	r.describe(j, span, "execute", "process", &o)
-	span.End(time.Time{})
+	r.end(j, measure.SpanExecute, span, &o)
 }
 
 // consumed ends the consume span: the outcome is in the store. What was never
@@ -89,24 +87,28 @@ func (r *Runner) consumed(j *Job) {
 		}
 		span = r.consume(j, measure.TraceOf(j.Delivery.Envelope.Headers))
 	}
-	if span.Recording() {
-		r.describe(j, span, "consume", "receive", &j.outcome)
+	if !span.Recording() {
+		span.End(time.Time{})
+		return
 	}
-	span.End(time.Time{})
+	r.end(j, measure.SpanConsume, span, &j.outcome)
 }
 
 // lost ends the consume span of a delivery that belongs to a newer lease.
 func (r *Runner) lost(j *Job) {
 	if j.consume != nil {
-		r.describe(j, j.consume, "consume", "receive", nil)
 		j.consume.Fail("lease-lost", "the task belongs to another worker now")
-		j.consume.End(time.Time{})
+		r.end(j, measure.SpanConsume, j.consume, nil)
 	}
 }
 
-// describe puts on a span what there is to say of a job, with its outcome if it
-// has one: all at once and at the end, which costs a third of saying it bit by bit.
-func (r *Runner) describe(j *Job, span measure.Span, operation, kind string, o *task.Outcome) {
+// end ends a span of a job, of that name, that is recorded, with all that there is to say, the
+// outcome included if there is one. It is said at once: bit by bit it costs thrice.
+func (r *Runner) end(j *Job, name string, span measure.Span, o *task.Outcome) {
+	operation, kind := "execute", "process"
+	if name == measure.SpanConsume {
+		operation, kind = "consume", "receive"
+	}
 	all, _ := r.attrs.Get().(*[]slog.Attr)
 	if all == nil {
 		all = new([]slog.Attr)
@@ -124,7 +126,7 @@ func (r *Runner) describe(j *Job, span measure.Span, operation, kind string, o *
 		slog.String("stem.queue", d.Queue),
 		slog.Int("stem.retry.attempt", d.Attempt),
 	)
-	if kind == "receive" {
+	if name == measure.SpanConsume {
 		attrs = append(attrs, slog.Bool("stem.redelivered", d.Redelivered), slog.Int("messaging.message.envelope.size", d.Size))
 	}
 	if o != nil {
@@ -136,9 +138,8 @@ func (r *Runner) describe(j *Job, span measure.Span, operation, kind string, o *
 			span.Fail(o.Error.Type, o.Error.Message)
 		}
 	}
-	span.Set(attrs...)
-	clear(attrs)
-	*all = attrs
+	span.End(time.Time{}, attrs...)
+	*all = attrs // what it points to is small, and replaced soon
 	r.attrs.Put(all)
 }
 

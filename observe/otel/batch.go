@@ -65,7 +65,7 @@ func newBatcher(p *poster, r *resource.Resource, log *slog.Logger) *batcher {
 }
 
 // take implements taker.
-func (b *batcher) take(s ended) {
+func (b *batcher) take(s ended, more []slog.Attr) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -77,7 +77,7 @@ func (b *batcher) take(s ended) {
 	}
 	l := b.line(s.InstrumentationScope())
 	before := len(l.spans)
-	l.spans = appendSpan(l.spans, s)
+	l.spans = appendSpan(l.spans, s, more)
 	b.bytes += len(l.spans) - before
 	if b.spans++; b.spans == batchSpans {
 		select {
@@ -168,7 +168,7 @@ func (*batcher) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
 // OnEnd takes a span of the SDK's.
 func (b *batcher) OnEnd(s sdktrace.ReadOnlySpan) {
 	if s.SpanContext().IsSampled() {
-		b.take(s)
+		b.take(s, nil)
 	}
 }
 

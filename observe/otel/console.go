@@ -54,7 +54,7 @@ type spanConsole struct{ log *slog.Logger }
 var _ sdktrace.SpanProcessor = spanConsole{}
 
 // take implements taker.
-func (c spanConsole) take(s ended) {
+func (c spanConsole) take(s ended, more []slog.Attr) {
 	attrs := []slog.Attr{
 		slog.String("span", s.Name()), slog.String("trace_id", s.SpanContext().TraceID().String()),
 		slog.String("span_id", s.SpanContext().SpanID().String()),
@@ -67,7 +67,7 @@ func (c spanConsole) take(s ended) {
 	if s.Status().Code == codes.Error {
 		attrs = append(attrs, slog.String("error", s.Status().Description))
 	}
-	c.log.LogAttrs(context.Background(), slog.LevelInfo, "span", append(attrs, slog.Any("attributes", group(s.Attributes())))...)
+	c.log.LogAttrs(context.Background(), slog.LevelInfo, "span", append(attrs, slog.Any("attributes", group(append(s.Attributes(), keyValues(more)...))))...)
 }
 
 func (spanConsole) OnStart(context.Context, sdktrace.ReadWriteSpan) {}
@@ -76,7 +76,7 @@ func (spanConsole) Shutdown(context.Context) error                  { return nil
 
 func (c spanConsole) OnEnd(s sdktrace.ReadOnlySpan) {
 	if s.SpanContext().IsSampled() {
-		c.take(s)
+		c.take(s, nil)
 	}
 }
 

@@ -36,8 +36,11 @@ type ended interface {
 	InstrumentationScope() instrumentation.Scope
 }
 
-// taker takes spans that have ended. It keeps nothing of them.
-type taker interface{ take(s ended) }
+// taker takes spans that have ended, with attributes that they do not have yet. It
+// keeps nothing of either.
+type taker interface {
+	take(s ended, more []slog.Attr)
+}
 
 // recorder makes Stem's own spans for an Exporter. They are told all that there is
 // to know of them at once, as they end, so they need little of what the SDK's spans
@@ -47,9 +50,8 @@ type recorder struct {
 	provider *sdktrace.TracerProvider
 	tracer   trace.Tracer // of provider
 	sampler  sdktrace.Sampler
-	follow   bool      // it records what the parent does
-	takers   []taker   // of spans that have ended
-	scratch  sync.Pool // of *[]attribute.KeyValue
+	follow   bool    // it records what the parent does
+	takers   []taker // of spans that have ended
 }
 
 // start begins a span after that one, if it is valid. It returns nil for a span
@@ -184,16 +186,7 @@ func (o *own) Context() measure.TraceContext { return format(o.record.at) }
 func (o *own) Set(attrs ...slog.Attr) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	x := &o.record
-	if x.attrs == nil {
-		x.attrs, _ = x.recorder.scratch.Get().(*[]attribute.KeyValue)
-		if x.attrs == nil {
-			x.attrs = new(make([]attribute.KeyValue, 0, len(attrs)))
-		}
-	}
-	for _, a := range attrs {
-		*x.attrs = append(*x.attrs, keyValue(a))
-	}
+	o.record.attrs = append(o.record.attrs, keyValues(attrs)...)
 }
 
 func (o *own) Fail(kind, message string) {
@@ -203,7 +196,7 @@ func (o *own) Fail(kind, message string) {
 	o.record.status = sdktrace.Status{Code: codes.Error, Description: message}
 }
 
-func (o *own) End(at time.Time) {
+func (o *own) End(at time.Time, attrs ...slog.Attr) {
 	if at.IsZero() {
 		at = time.Now()
 	}
@@ -212,17 +205,16 @@ func (o *own) End(at time.Time) {
 	o.over, x.over = true, at
 	o.mu.Unlock()
 	if sdk != nil {
-		sdk.SetAttributes(x.Attributes()...)
+		sdk.SetAttributes(append(x.Attributes(), keyValues(attrs)...)...)
 		if x.status.Code != codes.Unset {
 			sdk.SetStatus(x.status.Code, x.status.Description)
 		}
 		sdk.End(trace.WithTimestamp(at))
 	} else {
 		for _, t := range x.recorder.takers {
-			t.take(x)
+			t.take(x, attrs)
 		}
 	}
-	x.free()
 }
 
 // record is what is known of a span, for those who take it once it has ended.
@@ -234,33 +226,27 @@ type record struct {
 	link        [1]sdktrace.Link
 	linked      bool // by link
 	began, over time.Time
-	attrs       *[]attribute.KeyValue // nil: none
+	attrs       []attribute.KeyValue
 	status      sdktrace.Status
 }
 
 var _ ended = (*record)(nil)
 
-func (x *record) Name() string                   { return x.name }
-func (x *record) SpanContext() trace.SpanContext { return x.at }
-func (x *record) Parent() trace.SpanContext      { return x.parent }
-func (x *record) SpanKind() trace.SpanKind       { return x.kind }
-func (x *record) StartTime() time.Time           { return x.began }
-func (x *record) EndTime() time.Time             { return x.over }
-func (x *record) Status() sdktrace.Status        { return x.status }
-func (x *record) Events() []sdktrace.Event       { return nil }
-func (x *record) DroppedAttributes() int         { return 0 }
-func (x *record) DroppedLinks() int              { return 0 }
-func (x *record) DroppedEvents() int             { return 0 }
+func (x *record) Name() string                     { return x.name }
+func (x *record) SpanContext() trace.SpanContext   { return x.at }
+func (x *record) Parent() trace.SpanContext        { return x.parent }
+func (x *record) SpanKind() trace.SpanKind         { return x.kind }
+func (x *record) StartTime() time.Time             { return x.began }
+func (x *record) EndTime() time.Time               { return x.over }
+func (x *record) Status() sdktrace.Status          { return x.status }
+func (x *record) Attributes() []attribute.KeyValue { return x.attrs }
+func (x *record) Events() []sdktrace.Event         { return nil }
+func (x *record) DroppedAttributes() int           { return 0 }
+func (x *record) DroppedLinks() int                { return 0 }
+func (x *record) DroppedEvents() int               { return 0 }
 
 func (x *record) InstrumentationScope() instrumentation.Scope {
 	return instrumentation.Scope{Name: scope}
-}
-
-func (x *record) Attributes() []attribute.KeyValue {
-	if x.attrs == nil {
-		return nil
-	}
-	return *x.attrs
 }
 
 func (x *record) Links() []sdktrace.Link {
@@ -268,15 +254,4 @@ func (x *record) Links() []sdktrace.Link {
 		return nil
 	}
 	return x.link[:]
-}
-
-// free hands the attributes on to another span.
-func (x *record) free() {
-	if x.attrs == nil {
-		return
-	}
-	clear(*x.attrs)
-	*x.attrs = (*x.attrs)[:0]
-	x.recorder.scratch.Put(x.attrs)
-	x.attrs = nil
 }

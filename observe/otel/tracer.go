@@ -120,14 +120,14 @@ func format(c trace.SpanContext) measure.TraceContext {
 // passed is the span of a trace that is not recorded, as a handler's context has
 // it: its place alone, for the spans that follow.
 type passed struct {
-	noop.Span
-	at trace.SpanContext
+	trace.Span // which does nothing
+	at         trace.SpanContext
 }
 
 func (p *passed) SpanContext() trace.SpanContext { return p.at }
 
 func unseen(ctx context.Context, at trace.SpanContext) (context.Context, measure.Span) {
-	p := &passed{at: at}
+	p := &passed{noop.Span{}, at}
 	return trace.ContextWithSpan(ctx, p), (*passing)(p)
 }
 
@@ -138,7 +138,7 @@ func (*passing) Recording() bool                 { return false }
 func (p *passing) Context() measure.TraceContext { return format(p.at) }
 func (*passing) Set(...slog.Attr)                {}
 func (*passing) Fail(string, string)             {}
-func (*passing) End(time.Time)                   {}
+func (*passing) End(time.Time, ...slog.Attr)     {}
 
 // span is one of OpenTelemetry's.
 type span struct{ trace.Span }
@@ -146,25 +146,30 @@ type span struct{ trace.Span }
 func (s span) Recording() bool               { return s.IsRecording() }
 func (s span) Context() measure.TraceContext { return format(s.SpanContext()) }
 
-func (s span) Set(attrs ...slog.Attr) {
-	out := make([]attribute.KeyValue, len(attrs))
-	for i, a := range attrs {
-		out[i] = keyValue(a)
-	}
-	s.SetAttributes(out...)
-}
+func (s span) Set(attrs ...slog.Attr) { s.SetAttributes(keyValues(attrs)...) }
 
 func (s span) Fail(kind, message string) {
 	s.SetAttributes(attribute.String("error.type", kind))
 	s.SetStatus(codes.Error, message)
 }
 
-func (s span) End(at time.Time) {
+func (s span) End(at time.Time, attrs ...slog.Attr) {
+	if len(attrs) > 0 {
+		s.Set(attrs...)
+	}
 	if at.IsZero() {
 		s.Span.End()
 		return
 	}
 	s.Span.End(trace.WithTimestamp(at))
+}
+
+func keyValues(attrs []slog.Attr) []attribute.KeyValue {
+	out := make([]attribute.KeyValue, len(attrs))
+	for i, a := range attrs {
+		out[i] = keyValue(a)
+	}
+	return out
 }
 
 func keyValue(a slog.Attr) attribute.KeyValue {

@@ -1,6 +1,7 @@
 package otel
 
 import (
+	"log/slog"
 	"math"
 	"strings"
 	"time"
@@ -38,8 +39,8 @@ func appendScope(b []byte, s *instrumentation.Scope) []byte {
 	return end(appendAttributes(b, 3, s.Attributes.ToSlice()), start)
 }
 
-// appendSpan appends a span to ScopeSpans.
-func appendSpan(b []byte, s ended) []byte {
+// appendSpan appends a span to ScopeSpans, with more attributes than it has.
+func appendSpan(b []byte, s ended, more []slog.Attr) []byte {
 	b, start := begin(b, 2)
 	at, parent := s.SpanContext(), s.Parent()
 	b = appendIDs(b, at)
@@ -52,6 +53,9 @@ func appendSpan(b []byte, s ended) []byte {
 	b = appendTime(b, 7, s.StartTime())
 	b = appendTime(b, 8, s.EndTime())
 	b = appendAttributes(b, 9, s.Attributes())
+	for i := range more {
+		b = appendAttr(b, 9, &more[i])
+	}
 	b = appendCount(b, 10, s.DroppedAttributes())
 	for _, e := range s.Events() {
 		b = appendEvent(b, &e)
@@ -111,12 +115,36 @@ func appendFlags(b []byte, field protowire.Number, f trace.TraceFlags, remote bo
 
 func appendAttributes(b []byte, field protowire.Number, attrs []attribute.KeyValue) []byte {
 	for i := range attrs {
-		var start int
-		b, start = begin(b, field)
-		b = appendString(b, 1, string(attrs[i].Key))
-		b = end(appendValue(b, 2, &attrs[i].Value), start)
+		b = appendAttribute(b, field, &attrs[i])
 	}
 	return b
+}
+
+func appendAttribute(b []byte, field protowire.Number, a *attribute.KeyValue) []byte {
+	b, start := begin(b, field)
+	b = appendString(b, 1, string(a.Key))
+	return end(appendValue(b, 2, &a.Value), start)
+}
+
+// appendAttr appends an attribute of Stem's own. Most are short texts: those are
+// written in one go.
+func appendAttr(b []byte, field protowire.Number, a *slog.Attr) []byte {
+	if a.Value.Kind() != slog.KindString {
+		v := keyValue(*a)
+		return appendAttribute(b, field, &v)
+	}
+	key, text := a.Key, valid(a.Value.String())
+	value := len(text) + 2
+	all := len(key) + 2 + value + 2
+	if all >= 1<<7 || field >= 1<<4 || text == "" {
+		v := attribute.String(key, text)
+		return appendAttribute(b, field, &v)
+	}
+	tag := func(n protowire.Number) byte { return byte(protowire.EncodeTag(n, protowire.BytesType)) }
+	b = append(b, tag(field), byte(all), tag(1), byte(len(key)))
+	b = append(b, key...)
+	b = append(b, tag(2), byte(value), tag(1), byte(len(text)))
+	return append(b, text...)
 }
 
 // appendValue appends an AnyValue.
