@@ -124,7 +124,8 @@ func IgnoreResult() Option { return Option{func(c *call) { c.ignoreResult = true
 // KeepArgs says whether the status keeps the first KiB of the arguments once the task
 // has succeeded or is cancelled, as it does unless told otherwise. Without them it
 // takes less room, and nobody reads there what was worked on; a dead letter keeps them
-// in any case, to be replayed.
+// in any case, to be replayed. It is said when the task is enqueued: what only a worker
+// declares of a task changes nothing.
 func KeepArgs(keep bool) Option { return Option{func(c *call) { c.keepArgs = &keep }} }
 
 // Retention is how long the status is kept after a success or a cancellation:

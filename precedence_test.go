@@ -2,6 +2,7 @@ package stem_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -74,4 +75,36 @@ func TestRetentionOfWhatTheClientEnds(t *testing.T) {
 		kept("revoked-short", time.Minute)
 		kept("purged", time.Hour)
 	})
+}
+
+// TestWhoKeepsTheArguments: the call, else the declaration; a dead letter does in any
+// case.
+func TestWhoKeepsTheArguments(t *testing.T) {
+	bare := stem.NewTask[int, stem.None]("bare", stem.KeepArgs(false), stem.MaxRetries(0))
+	run(t, stem.ClientOptions{}, stem.WorkerOptions{}, func(r *rig) {
+		for _, c := range []struct {
+			what string
+			args int
+			opts []stem.Option
+			want string
+		}{
+			{"the declaration", 1, nil, ""},
+			{"the call", 1, []stem.Option{stem.KeepArgs(true)}, "1"},
+			{"the declaration, of one that fails", -1, nil, "-1"},
+		} {
+			h, err := bare.Enqueue(r.Context(), r.client, c.args, c.opts...)
+			if err != nil {
+				r.Fatal(err)
+			}
+			s, err := r.client.Wait(r.Context(), h.ID)
+			if err != nil || string(s.Args) != c.want {
+				r.Errorf("%s: %s with args %s, %v; want %s", c.what, s.State, s.Args, err, c.want)
+			}
+		}
+	}, bare.Do(func(_ context.Context, n int) error {
+		if n < 0 {
+			return errors.New("below zero")
+		}
+		return nil
+	}))
 }

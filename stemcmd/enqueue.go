@@ -30,6 +30,7 @@ type enqueueFlags struct {
 	retention   duration
 	idempotency string
 	ignore      bool
+	keepArgs    bool
 	anyTask     bool
 	stream      bool
 	wait        bool
@@ -85,6 +86,7 @@ code is 6 then.`,
 	flags.Var(&f.retention, "retention", "how long the status is kept after the end; 0: not at all")
 	flags.StringVar(&f.idempotency, "idempotency-key", "", "`KEY=TTL`: a repeat within TTL answers the first task's id")
 	flags.BoolVar(&f.ignore, "ignore-result", false, "keep the task's state alone")
+	flags.BoolVar(&f.keepArgs, "keep-args", true, "keep the arguments with the status after the end; =false: none")
 	flags.BoolVar(&f.anyTask, "any-task", false, "also a task that this program does not know")
 	flags.BoolVar(&f.stream, "stdin", false, "read JSON lines from standard input")
 	flags.BoolVar(&f.wait, "wait", false, "wait for the end, and print the result")
@@ -125,6 +127,7 @@ func (f *enqueueFlags) options(changed func(string) bool) ([]stem.Option, error)
 	add("expires-at", stem.ExpiresAt(time.Time(f.expiresAt)))
 	add("retention", stem.Retention(time.Duration(f.retention)))
 	add("ignore-result", stem.IgnoreResult())
+	add("keep-args", stem.KeepArgs(f.keepArgs))
 	for _, kv := range f.headers {
 		opts = append(opts, stem.Header(kv[0], kv[1]))
 	}
