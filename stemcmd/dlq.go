@@ -361,7 +361,7 @@ func (sh *sheet) dead(d *deadLetter, e *task.Envelope) {
 	sh.time("enqueued", d.EnqueuedAt)
 	sh.time("dead since", d.DeadAt)
 	if d.ReplayCount > 0 {
-		sh.line("replayed", fmt.Sprintf("%d times, last at %s", d.ReplayCount, moment(d.LastReplayAt)))
+		sh.line("replayed", several(d.ReplayCount, "time")+", last at "+moment(d.LastReplayAt))
 	}
 	for _, k := range sortedKeys(e.Headers) {
 		sh.line("header."+k, e.Headers[k])

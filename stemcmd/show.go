@@ -124,7 +124,7 @@ func (sh *sheet) status(st *stem.Status) {
 		sh.line("took", took)
 	}
 	if st.ReplayCount > 0 {
-		sh.line("replayed", fmt.Sprintf("%d times, last at %s", st.ReplayCount, moment(st.LastReplayAt)))
+		sh.line("replayed", several(st.ReplayCount, "time")+", last at "+moment(st.LastReplayAt))
 	}
 	sh.time("kept until", st.ExpiresAt)
 	if st.Progress != nil {
