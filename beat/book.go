@@ -148,11 +148,7 @@ func (b *Book) History(ctx context.Context, id string, limit int) ([]store.FireR
 	if err := ValidateID(id); err != nil {
 		return nil, err
 	}
-	records, err := b.schedules.History(ctx, id, limit)
-	if err != nil {
-		return nil, fmt.Errorf("history of schedule %s: %w", id, err)
-	}
-	return records, nil
+	return b.schedules.History(ctx, id, limit)
 }
 
 // Leader says which beat leads; a zero Lock when none does.
