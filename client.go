@@ -79,6 +79,7 @@ type Client struct {
 	enqueue EnqueueFunc
 	flush   coalesce.Group[broker.Publication, broker.Outcome]
 	counts  sync.Map // of [2]string{task, queue}: *enqueueCounters
+	silent  enqueueCounters
 	calls   callMarks
 	reads   coalesce.Group[string, store.Found]
 	watches watches
@@ -129,6 +130,7 @@ func NewClient(b Backend, o ClientOptions) (*Client, error) {
 	if c.results != nil && !keepsStatuses(c.broker, c.results) {
 		c.broker = pair.Join(c.broker, c.results, pair.Options{Logger: o.Logger, Meter: o.Meter})
 	}
+	c.silent = newEnqueueCounters(measure.None, "", "")
 	c.calls = newCallMarks(o.Meter, broker.CapabilitiesOf(c.broker).Backend)
 	c.flush.Flush = c.send
 	c.flush.MaxWeight = maxPublishBytes

@@ -181,15 +181,20 @@ type enqueueCounters struct{ enqueued, deduplicated measure.Counter }
 
 // counters caches the metric handles of a task on a queue.
 func (c *Client) counters(e *task.Envelope) *enqueueCounters {
+	if c.opts.Meter == measure.None {
+		return &c.silent
+	}
 	key := [2]string{e.Name, e.Queue}
 	if v, ok := c.counts.Load(key); ok {
 		return v.(*enqueueCounters)
 	}
-	v, _ := c.counts.LoadOrStore(key, &enqueueCounters{
-		enqueued:     c.opts.Meter.Counter(measure.TasksEnqueued, e.Name, e.Queue),
-		deduplicated: c.opts.Meter.Counter(measure.TasksDeduplicated, e.Name, e.Queue),
-	})
+	counters := newEnqueueCounters(c.opts.Meter, e.Name, e.Queue)
+	v, _ := c.counts.LoadOrStore(key, &counters)
 	return v.(*enqueueCounters)
+}
+
+func newEnqueueCounters(m measure.Meter, name, queue string) enqueueCounters {
+	return enqueueCounters{m.Counter(measure.TasksEnqueued, name, queue), m.Counter(measure.TasksDeduplicated, name, queue)}
 }
 
 // publication makes what is stored of an item, with its envelope's encoded size.

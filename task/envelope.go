@@ -98,15 +98,6 @@ func invalid(format string, args ...any) error {
 	return fmt.Errorf("%w "+format, append([]any{ErrInvalid}, args...)...)
 }
 
-// plain reports whether c is one of A-Z a-z 0-9, which every name may have.
-func plain(c byte) bool {
-	const digits, letters uint64 = (1<<10 - 1) << '0', (1<<26-1)<<('A'-64) | (1<<26-1)<<('a'-64)
-	if c < 64 {
-		return digits>>c&1 != 0
-	}
-	return c < 128 && letters>>(c-64)&1 != 0
-}
-
 func check(what, value string, limit int, allowed string) error {
 	if value == "" {
 		return invalid("%s: it is empty", what)
@@ -114,11 +105,16 @@ func check(what, value string, limit int, allowed string) error {
 	if len(value) > limit {
 		return invalid("%s %.40q…: %d bytes, at most %d", what, value, len(value), limit)
 	}
+	// A bit for each byte that may be there: no branch depends on a letter, which
+	// nobody can predict of an id.
+	set := [4]uint64{(1<<10 - 1) << '0', (1<<26-1)<<('A'-64) | (1<<26-1)<<('a'-64)}
+	for i := range len(allowed) {
+		set[allowed[i]>>6] |= 1 << (allowed[i] & 63)
+	}
 	for i := range len(value) {
-		if plain(value[i]) || strings.IndexByte(allowed, value[i]) >= 0 {
-			continue
+		if set[value[i]>>6]>>(value[i]&63)&1 == 0 {
+			return invalid("%s %q: want 1–%d of A-Z a-z 0-9 %s", what, value, limit, allowed)
 		}
-		return invalid("%s %q: want 1–%d of A-Z a-z 0-9 %s", what, value, limit, allowed)
 	}
 	return nil
 }

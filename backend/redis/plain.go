@@ -94,7 +94,7 @@ func repeats(batch []broker.Publication, items []int) bool {
 func (db *DB) appendPlain(calls []call, partition int, batch []broker.Publication, items []int, data [][]byte, now int64) ([]int, []call) {
 	size := 0
 	for _, i := range items {
-		size += valueSize(batch[i].Envelope, data[i])
+		size += len(data[i])
 	}
 	args, order, values := make([]string, 0, 3+2*len(items)), make([]int, 0, len(items)), make([]byte, 0, size)
 	for _, l := range db.lots(partition, batch, items) {
