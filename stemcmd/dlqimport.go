@@ -190,7 +190,7 @@ func parseDead(raw []byte) (*broker.DeadLetter, error) {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
 	if err := d.Decode(&line); err != nil {
-		return nil, fmt.Errorf("%w line: want a dead letter as JSON: %w", task.ErrInvalid, err)
+		return nil, fmt.Errorf("%w line: want a dead letter as JSON: %w", task.ErrInvalid, lineError[deadLetter](err))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w line: more follows the object", task.ErrInvalid)

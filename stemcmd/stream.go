@@ -50,7 +50,7 @@ func parseLine(raw []byte) (*streamLine, error) {
 	d.DisallowUnknownFields()
 	l := &streamLine{}
 	if err := d.Decode(l); err != nil {
-		return nil, fmt.Errorf("want one JSON object a line: %w", lineError(err))
+		return nil, fmt.Errorf("want one JSON object a line: %w", lineError[streamLine](err))
 	}
 	if _, err := d.Token(); !errors.Is(err, io.EOF) {
 		return nil, errors.New("want one JSON object a line: more follows it")
@@ -65,16 +65,23 @@ func parseLine(raw []byte) (*streamLine, error) {
 }
 
 // lineError says what is wrong with a line in the words of a line, and not of
-// the Go value that it is read into.
-func lineError(err error) error {
+// the T that it is read into.
+func lineError[T any](err error) error {
 	if errors.Is(err, io.ErrUnexpectedEOF) {
 		return errors.New("the line ends in the middle of the object")
 	}
 	var typed *json.UnmarshalTypeError
 	if errors.As(err, &typed) {
-		want := map[reflect.Kind]string{reflect.Int: "a whole number", reflect.String: "a string"}[typed.Type.Kind()]
-		if want == "" {
-			want = "an object"
+		want := "an object"
+		switch typed.Type.Kind() {
+		case reflect.Int, reflect.Int64:
+			want = "a whole number"
+		case reflect.String:
+			want = "a string"
+		case reflect.Bool:
+			want = "true or false"
+		case reflect.Slice:
+			want = "an array"
 		}
 		if typed.Field == "" {
 			return fmt.Errorf("this is a JSON %s", typed.Value)
@@ -86,8 +93,9 @@ func lineError(err error) error {
 		return err
 	}
 	var known []string
-	for _, f := range reflect.VisibleFields(reflect.TypeFor[streamLine]()) {
-		known = append(known, f.Tag.Get("json"))
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[T]()) {
+		name, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		known = append(known, name)
 	}
 	if n := nearest.Word(strings.Trim(field, `"`), known); n != "" {
 		return fmt.Errorf("unknown field %s; did you mean %q?", field, n)
