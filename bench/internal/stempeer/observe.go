@@ -5,8 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/stemjobs/stem"
@@ -37,7 +39,10 @@ func observed(ctx context.Context, what string, o *stem.ClientOptions) (end func
 		_, _ = io.Copy(io.Discard, r.Body) // a sender that went away is nothing to it
 	})}
 	go sink.Serve(l)
-	x, err := otel.Open(ctx, otel.Options{TracesURL: "http://" + l.Addr().String(), Sampler: "parentbased_traceidratio", SamplerArg: "0.1"})
+	x, err := otel.Open(ctx, otel.Options{
+		TracesURL: "http://" + l.Addr().String(), Sampler: "parentbased_traceidratio", SamplerArg: "0.1",
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)), // a measurement that drops spans is to say so
+	})
 	if err != nil {
 		return nil, errors.Join(err, sink.Close())
 	}
