@@ -2,6 +2,8 @@ package otel
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"sync"
@@ -175,7 +177,8 @@ func (b *batcher) OnEnd(s sdktrace.ReadOnlySpan) {
 // ForceFlush sends what has gathered.
 func (b *batcher) ForceFlush(ctx context.Context) error { return b.send(ctx, false) }
 
-// Shutdown ends the loop and sends what is left, for as long as ctx allows.
+// Shutdown ends the loop and sends what is left, for as long as ctx allows. What is
+// lost then is its error, and not logged.
 func (b *batcher) Shutdown(ctx context.Context) error {
 	b.mu.Lock()
 	again := b.closed
@@ -187,21 +190,24 @@ func (b *batcher) Shutdown(ctx context.Context) error {
 	defer b.close()
 	defer b.cancel()
 	close(b.stop)
+	var err error
 	select {
 	case <-b.done:
 	case <-ctx.Done():
 		b.cancel()
 		<-b.done
-		b.drop()
+		if n := b.drop(); n > 0 {
+			err = fmt.Errorf("send the last %d spans: %w", n, ctx.Err())
+		}
 	}
-	b.report.done(b.send(ctx, true))
-	return ctx.Err()
+	return errors.Join(err, b.send(ctx, true))
 }
 
-// drop gives up what has gathered.
-func (b *batcher) drop() {
+// drop gives up what has gathered, and returns how many spans that is.
+func (b *batcher) drop() int {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.dropped += b.spans
+	n := b.spans
 	b.spans, b.lines = 0, nil
+	return n
 }

@@ -3,6 +3,7 @@ package otel_test
 import (
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -22,15 +23,15 @@ func TestWhatReceiversAnswer(t *testing.T) {
 		first  int // status of the first answer
 		answer string
 		asked  int32
-		logged string // "" means nothing
+		lost   string // why; "": it is not
 	}{
 		"taken":                    {first: 200, asked: 1},
 		"taken without a word":     {first: 204, asked: 1},
 		"taken later":              {first: 503, asked: 2},
 		"too many":                 {first: 429, asked: 2},
-		"refused":                  {first: 400, answer: "bad span", asked: 1, logged: `400 Bad Request: \"bad span\"`},
-		"moved":                    {first: 301, asked: 1, logged: "301 Moved Permanently"},
-		"refused in part":          {first: 200, answer: rejects, asked: 1, logged: `did not take 3 of them: \"too old\"`},
+		"refused":                  {first: 400, answer: "bad span", asked: 1, lost: `400 Bad Request: \"bad span\"`},
+		"moved":                    {first: 301, asked: 1, lost: "301 Moved Permanently"},
+		"refused in part":          {first: 200, answer: rejects, asked: 1, lost: `did not take 3 of them: \"too old\"`},
 		"taken, in another tongue": {first: 200, answer: "\xff\xff", asked: 1},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -52,12 +53,15 @@ func TestWhatReceiversAnswer(t *testing.T) {
 			x := open(t, otel.Options{TracesURL: r.URL, Logger: log})
 			_, s := x.TracerProvider().Tracer("test").Start(t.Context(), "one")
 			s.End()
-			closed(t, x)
+			said := ""
+			if err := x.Close(t.Context()); err != nil {
+				said = strconv.Quote(err.Error())
+			}
 			if got := asked.Load(); got != tt.asked {
 				t.Errorf("asked %d times, want %d", got, tt.asked)
 			}
-			if got := logged(); (got == "") != (tt.logged == "") || !strings.Contains(got, tt.logged) {
-				t.Errorf("logged %s, want %s", got, tt.logged)
+			if logged() != "" || (said == "") != (tt.lost == "") || !strings.Contains(said, tt.lost) {
+				t.Errorf("said %s and logged %s, want %s said", said, logged(), tt.lost)
 			}
 		})
 	}
