@@ -206,10 +206,14 @@ func (f *fetcher) gather(took time.Duration) {
 }
 
 // exchange is one round trip and what comes of it, here or, when there is much in
-// it, beside the next one.
+// it, beside the next one, to which it leaves half of the bytes.
 func (f *fetcher) exchange(p plan) error {
+	beside := f.air.enough(len(f.pending)) <= 0 && len(f.live) == 0
+	if beside {
+		p.bytes = max(1, p.bytes/2)
+	}
 	fl := f.air.board(f, p)
-	if f.air.enough(len(fl.pending)) <= 0 {
+	if beside {
 		f.air.launch(fl)
 		return nil
 	}
@@ -219,9 +223,7 @@ func (f *fetcher) exchange(p plan) error {
 
 // land takes in what came of an exchange.
 func (f *fetcher) land(fl *flight) error {
-	f.air.n--
-	f.air.room -= fl.plan.room
-	f.air.bytes -= fl.plan.bytes
+	crowded := f.air.land(fl)
 	defer f.air.clear(fl)
 	f.r.roundtrip("exchange", fl.took, fl.err)
 	batch := &fl.batch
@@ -244,12 +246,14 @@ func (f *fetcher) land(fl *flight) error {
 	}
 
 	f.news = false
-	f.hungry = batch.More || room > 0 && len(batch.Deliveries) >= room || f.air.n > 0 && f.hungry
+	f.hungry = batch.More || room > 0 && len(batch.Deliveries) >= room || crowded && f.hungry
 	next := lookEvery
 	if batch.Next > 0 && room > 0 {
 		next = min(next, max(batch.Next, lookLeast))
 	}
-	f.lookAt = f.r.now() + next
+	if next += f.r.now(); !crowded || next < f.lookAt {
+		f.lookAt = next
+	}
 	if room > 0 || fl.plan.full {
 		f.r.heard.Store(int64(at) + 1) // never 0
 	}

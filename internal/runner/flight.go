@@ -3,6 +3,7 @@ package runner
 import (
 	"context"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/stemjobs/stem/broker"
@@ -36,12 +37,13 @@ type flight struct {
 // other is read and its tasks are executed: neither waits for the other.
 // Renewals fly alone, so that none is overtaken by its task's settlement.
 type air struct {
-	most   int // at once
-	n      int // that have not been landed
-	room   int // deliveries that they ask for
-	bytes  int
-	landed chan *flight // back, of those that were launched
-	idle   []*flight    // for their slices
+	most    int  // at once
+	n       int  // that have not been landed
+	crowded bool // two were at once, since there was none
+	room    int  // deliveries that they ask for
+	bytes   int
+	landed  chan *flight // back, of those that were launched
+	idle    []*flight    // for their slices
 }
 
 // maxFlights is how many exchanges are under way at most.
@@ -80,9 +82,10 @@ func (a *air) board(f *fetcher, p plan) *flight {
 	}
 	fl.want = broker.Want{Count: p.room, Bytes: p.bytes}
 	if p.room > 0 {
-		fl.want.Queues = f.order.next()
+		fl.want.Queues = slices.Clone(f.order.next())
 	}
 	fl.ctx, fl.cancel = context.WithTimeout(f.r.calling, f.r.callTimeout())
+	a.crowded = a.crowded || a.n > 0
 	a.n++
 	a.room += p.room
 	a.bytes += p.bytes
@@ -103,6 +106,17 @@ func (a *air) launch(fl *flight) {
 		fl.fly()
 		a.landed <- fl
 	}()
+}
+
+// land notes that a flight is back, and reports whether others may have overlapped
+// it: then its answer may be older than one that is known.
+func (a *air) land(fl *flight) (crowded bool) {
+	a.n--
+	a.room -= fl.plan.room
+	a.bytes -= fl.plan.bytes
+	crowded = a.crowded
+	a.crowded = crowded && a.n > 0
+	return crowded
 }
 
 // clear lets go of what a flight carried, and keeps its slices.
@@ -154,7 +168,7 @@ func (f *fetcher) another(now time.Duration) plan {
 	}
 	if p.exchange {
 		p.room, p.full = f.room(now), l.executing >= l.isolates
-		p.bytes = max(1, (prefetchBytes-l.bytes-f.air.bytes)/2)
+		p.bytes = max(1, prefetchBytes-l.bytes-f.air.bytes)
 	}
 	l.sleeping = !p.exchange
 	return p

@@ -3,6 +3,7 @@ package runner_test
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -24,6 +25,7 @@ type farBroker struct {
 	most   int // that were under way at once
 	mixed  int // those with renewals that another was under way beside
 	live   int // renewals under way
+	turned int // those whose order of queues changed meanwhile
 	met    sync.Once
 	two    chan struct{} // closed when two are under way for the first time
 }
@@ -54,11 +56,15 @@ func (c *farConsumer) Exchange(ctx context.Context, done []broker.Settlement, li
 		c.b.mixed++
 	}
 	c.b.mu.Unlock()
+	order := slices.Clone(want.Queues)
 	defer func() {
 		c.b.mu.Lock()
 		defer c.b.mu.Unlock()
 		c.b.flying--
 		c.b.live -= len(live)
+		if !slices.Equal(order, want.Queues) {
+			c.b.turned++
+		}
 	}()
 	time.Sleep(c.b.took)
 	got, err := c.Consumer.Exchange(ctx, done, live, want)

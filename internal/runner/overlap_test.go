@@ -1,0 +1,140 @@
+package runner_test
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stemjobs/stem/broker"
+	"github.com/stemjobs/stem/internal/runner"
+)
+
+// No other exchange is under way beside one with renewals, however long the load
+// lasts, and of two each has a share of the bytes. Weighted queues are served in an
+// order that stays as it was while the exchange is under way.
+func TestWhatOverlappingExchangesAskFor(t *testing.T) {
+	inBubble(t, func(t *testing.T, g *rig) {
+		b := far(g, 2)
+		g.cfg.Queues = []runner.Queue{{Name: "default", Weight: 1}, {Name: "other", Weight: 1}}
+		g.handle("long", func(_ context.Context, j *runner.Job) (json.RawMessage, error) {
+			for i := range 25 {
+				time.Sleep(10 * time.Millisecond)
+				j.Progress(float64(4*i), nil)
+			}
+			return nil, nil
+		})
+		for range 5 {
+			g.publish("long")
+		}
+		backlog(g, 15_000)
+		g.start()
+		after(2 * time.Second)
+		if b.most != 2 {
+			t.Errorf("%d exchanges were under way at once, want 2", b.most)
+		}
+		if b.mixed > 0 {
+			t.Errorf("%d exchanges were under way beside one with renewals", b.mixed)
+		}
+		if b.turned > 0 {
+			t.Errorf("the order of queues changed during %d exchanges", b.turned)
+		}
+		for _, x := range g.broker.log() {
+			if x.want.Count > 1 && x.want.Bytes < 512<<10 {
+				t.Errorf("an exchange asked for %d deliveries of %d bytes", x.want.Count, x.want.Bytes)
+				break
+			}
+		}
+	})
+}
+
+// lateBroker answers a call that carries many outcomes as late as it is told, and any
+// other after five milliseconds: each with what the store said when the call began.
+type lateBroker struct {
+	*tap
+	mu    sync.Mutex
+	takes []time.Duration // of those with many outcomes, in turn
+}
+
+func (b *lateBroker) Open(ctx context.Context, s broker.Subscription) (broker.Consumer, error) {
+	c, err := b.tap.Open(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	return &lateConsumer{Consumer: c, b: b}, nil
+}
+
+type lateConsumer struct {
+	broker.Consumer
+	b *lateBroker
+}
+
+func (c *lateConsumer) MaxExchanges() int { return 2 }
+
+func (c *lateConsumer) Exchange(ctx context.Context, done []broker.Settlement, live []broker.Renewal, want broker.Want) (broker.Batch, error) {
+	took := 5 * time.Millisecond
+	c.b.mu.Lock()
+	if len(done) >= 32 && len(c.b.takes) > 0 {
+		took, c.b.takes = c.b.takes[0], c.b.takes[1:]
+	}
+	c.b.mu.Unlock()
+	got, err := c.Consumer.Exchange(ctx, done, live, want)
+	time.Sleep(took)
+	return got, err
+}
+
+// An answer that is older, and comes last, does not hide what the newer one said:
+// that there is more.
+func TestOlderAnswerComesLast(t *testing.T) {
+	inBubble(t, func(t *testing.T, g *rig) {
+		b := &lateBroker{tap: g.broker, takes: []time.Duration{20 * time.Millisecond, time.Millisecond}}
+		g.cfg.Broker, g.cfg.Concurrency, g.cfg.Prefetch = b, 70, 1
+		g.broker.deaf = true
+		for name, d := range map[string]time.Duration{"opens": time.Millisecond, "first": 4 * time.Millisecond, "second": 12 * time.Millisecond} {
+			g.handle(name, func(context.Context, *runner.Job) (json.RawMessage, error) {
+				time.Sleep(d)
+				return nil, nil
+			})
+		}
+		var mu sync.Mutex
+		began := map[string]time.Time{}
+		g.handle("stays", func(_ context.Context, j *runner.Job) (json.RawMessage, error) {
+			mu.Lock()
+			began[j.Delivery.Receipt.ID] = time.Now()
+			mu.Unlock()
+			time.Sleep(10 * time.Second)
+			return nil, nil
+		})
+		g.publish("opens")
+		for range 32 {
+			g.publish("first")
+			g.publish("second")
+		}
+		g.start()
+		// At 5 ms all have come; at 6 the first outcome goes, at 11 those of "first", and at
+		// 17 those of "second", which are back at 18: before the ones at 11, at 31.
+		after(14 * time.Millisecond)
+		var ids []string
+		for range 40 {
+			ids = append(ids, g.publish("stays"))
+		}
+		after(50 * time.Millisecond) // sooner than starts are reported
+		mu.Lock()
+		missing := slices.DeleteFunc(ids, func(id string) bool { return !began[id].IsZero() })
+		mu.Unlock()
+		if len(missing) > 0 {
+			t.Errorf("%d of 40 tasks wait although there is room", len(missing))
+		}
+		var carried []int
+		for _, x := range g.broker.log() {
+			if len(x.done) >= 32 {
+				carried = append(carried, len(x.done))
+			}
+		}
+		if len(carried) != 2 {
+			t.Errorf("the test is void: exchanges carried %v outcomes, want twice 32", carried)
+		}
+	})
+}
