@@ -61,11 +61,12 @@ func (c crowd) note(partition int, second int64) { c[partition].Store(minuteOf(s
 func minuteOf(second int64) int64 { return second - second%60 }
 
 // plain reports whether the plain script can store the items. It takes them line by
-// line and all at once, so an id that is there twice needs the other.
+// line and all at once, so an id that is there twice needs the other, as does one
+// whose key is another: see task_key in lua/common.lua.
 func plain(batch []broker.Publication, items []int) bool {
 	for _, i := range items {
 		e := batch[i].Envelope
-		if len(batch[i].Claims) > 0 || !e.NotBefore.IsZero() || e.VisibilityTimeout > 0 || e.Attempt > 0 {
+		if e.ID[0] == ':' || len(batch[i].Claims) > 0 || !e.NotBefore.IsZero() || e.VisibilityTimeout > 0 || e.Attempt > 0 {
 			return false
 		}
 	}

@@ -1,13 +1,14 @@
--- plain stores tasks that are due at once and have no claims: what publish does
--- for them, with as little around it as can be. Lua makes every function of a
--- script anew in each run, and publish's cost more than storing a task.
+-- plain stores tasks that are due at once, have no claims, and whose key is the tag
+-- and their id: what publish does for them, with as little around it as can be. Lua
+-- makes every function of a script anew in each run, and publish's cost more than
+-- storing a task.
 --
 -- KEYS[1] the partition
 -- ARGV    for each lot, of 2000 different tasks at most: QUEUE:PRIO, the journal's list,
 --         how many tasks, then id and value of each
 -- returns the places of the tasks that exist, the first being 1, in words; before
 --         them stands c if a list of the journal is long: see crowd in plain.go
-local call, pcall, P, ARGV, sub, byte, unpack = redis.call, redis.pcall, KEYS[1], ARGV, string.sub, string.byte, unpack
+local call, pcall, P, ARGV, sub, unpack = redis.call, redis.pcall, KEYS[1], ARGV, string.sub, unpack
 local a, place = 1, 0
 local lots, rare, exist, crowded = {}, false, '', ''
 while a < #ARGV do
@@ -17,7 +18,7 @@ while a < #ARGV do
     local id, value = ARGV[i], ARGV[i + 1]
     n = n + 1
     ids[n], entries[n] = id, sub(value, 27, 31) .. id -- see journal in common.lua
-    pairs[2 * n - 1], pairs[2 * n] = P .. (byte(id) == 58 and ':t:' or '') .. id, value -- see task_key in common.lua
+    pairs[2 * n - 1], pairs[2 * n] = P .. id, value
   end
   if call('MSETNX', unpack(pairs)) == 0 then
     -- One of them exists: each for itself.
