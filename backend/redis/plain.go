@@ -37,10 +37,11 @@ type journalList struct {
 }
 
 func (l journalList) name() string {
+	letter := byte('s')
 	if l.minute {
-		return fmt.Sprintf("m%012d", l.begin)
+		letter = 'm'
 	}
-	return fmt.Sprintf("s%012d", l.begin)
+	return string(appendPadded([]byte{letter}, l.begin, 12))
 }
 
 // crowd has for each partition the last minute whose list was long, so that what
@@ -97,8 +98,9 @@ func (db *DB) appendPlain(calls []call, partition int, batch []broker.Publicatio
 	for _, i := range items {
 		size += len(data[i])
 	}
-	args, order, values := make([]string, 0, 3+2*len(items)), make([]int, 0, len(items)), make([]byte, 0, size)
-	for _, l := range db.lots(partition, batch, items) {
+	lots := db.lots(partition, batch, items)
+	args, order, values := make([]string, 0, 3*len(lots)+2*len(items)), make([]int, 0, len(items)), make([]byte, 0, size)
+	for _, l := range lots {
 		args = append(args, l.queue+":"+strconv.Itoa(l.priority), l.list.name(), strconv.Itoa(len(l.items)))
 		for _, i := range l.items {
 			e, from := batch[i].Envelope, len(values)
@@ -120,11 +122,8 @@ func (db *DB) lots(partition int, batch []broker.Publication, items []int) (lots
 	for _, i := range items[1:] {
 		one = one && of(i) == first
 	}
-	if one { // as they are most of the time
-		for page := range slices.Chunk(items, lotMost) {
-			lots = append(lots, lot{first, page})
-		}
-		return lots
+	if one && len(items) <= lotMost { // as they are most of the time
+		return []lot{{first, items}}
 	}
 	place := make(map[line]int) // of the lot that has room
 	for _, i := range items {
