@@ -223,6 +223,28 @@ func TestSoftTimeout(t *testing.T) {
 }
 
 // A handler may use the soft limit to end well.
+// The limit is named once, also by a handler that returns why it was stopped.
+func TestSoftTimeoutIsToldOnce(t *testing.T) {
+	for name, says := range map[string]func(ctx context.Context) error{
+		"soft time limit reached":                            context.Cause,
+		"soft time limit reached: context deadline exceeded": context.Context.Err,
+	} {
+		inBubble(t, func(t *testing.T, g *rig) {
+			tk := g.handle("slow", func(ctx context.Context, _ *runner.Job) (json.RawMessage, error) {
+				<-ctx.Done()
+				return nil, says(ctx)
+			})
+			tk.SoftTimeout = time.Second
+			g.start()
+			id := g.publish("slow")
+			after(time.Second)
+			if s := g.want(id, task.Retried); s.Error.Message != name {
+				t.Errorf("the error is %q, want %q", s.Error.Message, name)
+			}
+		})
+	}
+}
+
 func TestSoftTimeoutLetsSuccessStand(t *testing.T) {
 	inBubble(t, func(t *testing.T, g *rig) {
 		tk := g.handle("slow", func(ctx context.Context, _ *runner.Job) (json.RawMessage, error) {

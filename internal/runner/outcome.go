@@ -125,9 +125,9 @@ func (j *Job) failed(err, cause error) verdict {
 	case errors.Is(err, ErrHardTimeout):
 		v.kind = typeHardTimeout
 	case errors.Is(cause, ErrHardTimeout) && isContextError(err):
-		v.kind, v.err = typeHardTimeout, fmt.Errorf("%w: %w", ErrHardTimeout, err)
+		v.kind, v.err = typeHardTimeout, reached(ErrHardTimeout, err)
 	case errors.Is(cause, ErrSoftTimeout) && isContextError(err):
-		v.kind, v.err = typeSoftTimeout, fmt.Errorf("%w: %w", ErrSoftTimeout, err)
+		v.kind, v.err = typeSoftTimeout, reached(ErrSoftTimeout, err)
 	}
 	v.retry = true
 	done := j.Delivery.Attempt - j.Delivery.RetryBase
@@ -142,6 +142,14 @@ func (j *Job) failed(err, cause error) verdict {
 		v.wait = j.delay(done, err)
 	}
 	return v
+}
+
+// reached says that a limit was, unless err does.
+func reached(limit, err error) error {
+	if errors.Is(err, limit) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", limit, err)
 }
 
 // delay asks the task's policy, whose own function may panic.
