@@ -188,12 +188,6 @@ func endpoint(base, path string) (string, error) {
 	return u.String(), nil
 }
 
-// CheckURL says what is wrong with the URL of a receiver, or nil.
-func CheckURL(base string) error {
-	_, err := endpoint(base, "/")
-	return err
-}
-
 func (o *Options) resource() *resource.Resource {
 	attrs := []attribute.KeyValue{attribute.String("service.name", "stem")}
 	for _, a := range [][2]string{{"service.name", o.Service}, {"service.version", o.Version}, {"service.instance.id", o.Instance}} {
