@@ -28,6 +28,7 @@ type consumer struct {
 	queues string
 
 	token  chan struct{} // capacity 1: there may be work or news
+	apart  chan struct{} // capacity 1: exchanges that overlapped are back
 	closed chan struct{}
 
 	mu     sync.Mutex
@@ -37,7 +38,7 @@ type consumer struct {
 	parts  []presence
 	held   map[string]holding // by id
 	waited bool               // the last thing it did was a Wait that nobody ended
-	hungry bool               // its last exchange had room for more
+	hungry bool               // its last exchange had room for more, or one that overlapped it
 	ended  bool
 
 	collectedAt time.Time // when it looked into the outboxes
@@ -47,13 +48,17 @@ type consumer struct {
 // overlap is what a consumer knows of its exchanges that are under way. The server
 // may run two of them in either order, so what they say of waiting is believed only
 // of one that nothing overlapped: else it is taken to wait nowhere, and whoever is
-// registered although it does not know is called in vain, which does no harm.
+// registered although it does not know is called in vain, which does no harm. When
+// all are back, a Wait that is under way registers it again.
 type overlap struct {
-	n      int              // under way
-	begun  int              // so far
-	latest int              // the one begun last, of those that are back
-	early  []broker.Revoked // of tasks that come with another one, which is not back
+	n     int              // under way
+	begun int              // so far
+	early []broker.Revoked // of tasks that come with another one, which is not back
 }
+
+// over reports whether another exchange overlapped, or may overlap, that one, which
+// is under way.
+func (o *overlap) over(x *exchange) bool { return !x.alone || o.n > 1 || o.begun > x.number }
 
 // holding is what a consumer remembers of a delivery until it is settled.
 type holding struct {
@@ -78,7 +83,7 @@ func (b *redisBroker) Open(ctx context.Context, s broker.Subscription) (broker.C
 	s.Queues = slices.Clone(s.Queues)
 	c := &consumer{
 		b: b, db: b.db, sub: s, worker: escape(s.Worker), lease: strconv.FormatInt(ceilMillis(s.Lease), 10),
-		queues: strings.Join(s.Queues, ","), token: make(chan struct{}, 1), closed: make(chan struct{}),
+		queues: strings.Join(s.Queues, ","), token: make(chan struct{}, 1), apart: make(chan struct{}, 1), closed: make(chan struct{}),
 		parts: make([]presence, len(b.db.tags)), held: make(map[string]holding), hungry: true,
 	}
 	if err := b.db.hub.open(ctx, c); err != nil {
@@ -162,8 +167,13 @@ func (c *consumer) begin(x *exchange) (end func()) {
 	return func() {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if o.n--; o.n == 0 {
-			o.early = nil
+		over := o.over(x)
+		if o.n--; o.n > 0 {
+			return
+		}
+		o.early = nil
+		if over {
+			signal(c.apart)
 		}
 	}
 }
@@ -191,9 +201,7 @@ func (c *consumer) remember(done []broker.Settlement, x *exchange) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.waited = false
-	if o := &c.flying; x.number > o.latest {
-		o.latest, c.hungry = x.number, x.want.Count > 0 && x.left > 0 && !b.More
-	}
+	c.hungry = x.want.Count > 0 && x.left > 0 && !b.More || c.hungry && c.flying.over(x)
 	c.forgetLocked(done)
 	now := time.Now()
 	c.pruneLocked(now)

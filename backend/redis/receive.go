@@ -167,7 +167,7 @@ func (x *exchange) send(ctx context.Context, asks []ask) (more []int) {
 		if asks[i].sel == nil {
 			continue
 		}
-		x.c.note(asks[i].partition, a, x)
+		x.c.note(&asks[i], a, x)
 		if x.batch.Deliveries == nil {
 			x.batch.Deliveries, x.values = a.deliveries, a.values
 		} else {

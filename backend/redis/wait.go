@@ -106,25 +106,39 @@ func (c *consumer) Wait(ctx context.Context, atMost time.Duration) error {
 	if atMost <= 0 {
 		return nil
 	}
-	if work, err := c.register(ctx); work || err != nil {
-		return err
+	until := time.Now().Add(atMost)
+	for again := true; again; {
+		if work, err := c.register(ctx); work || err != nil {
+			return err
+		}
+		var err error
+		if again, err = c.rest(ctx, min(time.Until(until), c.untilLook())); err != nil {
+			return err
+		}
 	}
-	timer := time.NewTimer(min(atMost, max(c.untilLook(), time.Millisecond)))
+	return nil
+}
+
+// rest waits for a call, and reports whether the consumer is to register again.
+func (c *consumer) rest(ctx context.Context, atMost time.Duration) (again bool, err error) {
+	timer := time.NewTimer(atMost)
 	defer timer.Stop()
 	select {
+	case <-c.apart:
+		return true, nil
 	case <-c.token:
 		signal(c.token)
-		return nil
+		return false, nil
 	case <-timer.C:
 		c.mu.Lock()
 		c.waited = true
 		c.mu.Unlock()
-		return nil
+		return false, nil
 	case <-ctx.Done():
 		c.giveUp()
-		return ctx.Err()
+		return false, ctx.Err()
 	case <-c.closed:
-		return broker.ErrClosed
+		return false, broker.ErrClosed
 	}
 }
 
@@ -171,24 +185,24 @@ func (c *consumer) register(ctx context.Context) (work bool, err error) {
 			c.avoid(ctx, asks[i].partition, answers[i].err)
 			continue
 		}
-		c.note(asks[i].partition, &answers[i], nil)
+		c.note(&asks[i], &answers[i], nil)
 		work = work || answers[i].more
 	}
 	return work, nil
 }
 
 // note keeps what a partition said of waiting there, to an exchange or, where that
-// is nil, to a Wait.
-func (c *consumer) note(partition int, a *answer, x *exchange) {
+// is nil, to a Wait. A call is answered by the first exchange that knows of it.
+func (c *consumer) note(q *ask, a *answer, x *exchange) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	p := &c.parts[partition]
+	p := &c.parts[q.partition]
 	p.failures, p.avoidUntil = 0, time.Time{}
 	p.waits = a.patience >= 0
-	p.called = false
 	p.lookAt = time.Now().Add(max(a.patience, keeperLooks))
 	p.keeps = a.patience == 0
-	if x != nil && (!x.alone || c.flying.n > 1 || c.flying.begun > x.number) {
+	p.called = p.called && !q.sel.called
+	if x != nil && c.flying.over(x) {
 		p.waits = false
 	}
 }
