@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/stemjobs/stem/broker"
@@ -34,7 +35,8 @@ type timings struct{ duration, queueTime, lateness measure.Histogram }
 
 type marksKey struct{ task, queue string }
 
-// registry makes and keeps marks. It belongs to the fetcher.
+// registry makes and keeps marks, and copies the names: they may be parts of whole
+// deliveries. It belongs to the fetcher.
 type registry struct {
 	meter  measure.Meter
 	all    map[marksKey]*marks
@@ -56,6 +58,7 @@ func (g *registry) of(name, queue string) *marks {
 	bounded := marksKey{bound(g.names, name), bound(g.queues, queue)}
 	m := g.all[bounded]
 	if m == nil {
+		bounded = marksKey{strings.Clone(bounded.task), strings.Clone(bounded.queue)}
 		m = newMarks(g.meter, bounded)
 		g.all[bounded] = m
 	}
@@ -69,7 +72,7 @@ func bound(seen map[string]bool, name string) string {
 	case len(seen) >= maxNames:
 		return "other"
 	default:
-		seen[name] = true
+		seen[strings.Clone(name)] = true
 	}
 	return name
 }

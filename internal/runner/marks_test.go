@@ -4,11 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/stemjobs/stem/broker"
 	"github.com/stemjobs/stem/internal/runner"
 	"github.com/stemjobs/stem/measure"
 	"github.com/stemjobs/stem/task"
@@ -147,5 +149,38 @@ func TestGatheringIsShort(t *testing.T) {
 		g.start()
 		after(15 * time.Millisecond)
 		g.want(first, task.Succeeded)
+	})
+}
+
+// What is kept by task and queue keeps no delivery: a store's names may be parts of
+// all that it read.
+func TestMetricsKeepNoDeliveries(t *testing.T) {
+	inBubble(t, func(t *testing.T, g *rig) {
+		const kinds, size = 64, 1 << 20
+		g.broker.edit = func(b *broker.Batch) {
+			for i := range b.Deliveries {
+				d := &b.Deliveries[i]
+				read := strings.Repeat(" ", size) + d.Queue
+				d.Queue = read[size:]
+			}
+		}
+		names := make([]string, kinds)
+		for i := range names {
+			names[i] = fmt.Sprintf("kind-%d", i)
+			g.noop(names[i])
+		}
+		g.start()
+		for _, name := range names {
+			g.publish(name)
+			settle()
+		}
+		after(time.Second)
+		g.broker.set(func() { g.broker.exchanges = nil })
+		runtime.GC()
+		var heap runtime.MemStats
+		runtime.ReadMemStats(&heap)
+		if most := uint64(kinds / 2 * size); heap.HeapAlloc > most {
+			t.Errorf("after %d kinds of tasks of 1 MiB %d MiB are kept", kinds, heap.HeapAlloc>>20)
+		}
 	})
 }
