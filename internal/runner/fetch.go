@@ -41,7 +41,8 @@ type fetcher struct {
 	parked  []*Job     // outcomes that were refused, and wait for another try
 	live    []liveness // renewals to send with it
 
-	air air // exchanges that are under way
+	air   air              // exchanges that are under way
+	early []broker.Revoked // of what one of them may bring
 
 	settled []verdictOf // scratch
 

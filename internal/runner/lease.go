@@ -207,26 +207,36 @@ func (f *fetcher) renew(sent []liveness, answers []error, at time.Duration) {
 	}
 }
 
-// revoke stops what somebody asked to stop.
-func (f *fetcher) revoke(revoked []broker.Revoked) {
-	if len(revoked) == 0 {
+// revoke stops what somebody asked to stop. What is not there may come with an
+// exchange that is under way: it is told again then.
+func (f *fetcher) revoke(news []broker.Revoked) {
+	news, f.early = append(f.early, news...), nil
+	if len(news) == 0 {
 		return
 	}
 	l := &f.r.line
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	now := time.Now()
-	for _, rv := range revoked {
+	for _, rv := range news {
 		cancelled := verdict{state: task.Cancelled, reason: task.ReasonRevoked}
 		for _, j := range l.withdraw(func(j *Job) bool { return j.Delivery.Receipt == rv.Receipt }) {
 			j.state = ended
 			j.outcome = f.r.outcome(j, cancelled, now)
 			f.pending = append(f.pending, j)
 		}
+		known := false
 		for j := l.held.first; j != nil; j = j.next {
-			if j.Delivery.Receipt == rv.Receipt && (j.state == starting || j.state == running && rv.Terminate) {
+			if j.Delivery.Receipt != rv.Receipt {
+				continue
+			}
+			known = true
+			if j.state == starting || j.state == running && rv.Terminate {
 				j.stop(ErrRevoked)
 			}
+		}
+		if !known && f.air.n > 0 {
+			f.early = append(f.early, rv)
 		}
 	}
 }
