@@ -55,7 +55,7 @@ func (db *DB) newSettlement(s *broker.Settlement, value string, now int64) settl
 	plain := (kind == kindSucceeded || kind == kindCancelled) && o.Error == nil && len(s.Release)+len(s.Followups) == 0
 	var end []byte
 	if kind != kindReleased && kind != kindRetried {
-		if !plain || o.Keep <= 0 {
+		if !plain || o.Keep < 0 {
 			value = ""
 		}
 		end = make([]byte, 0, len("s@")+96+len(o.Result)+len(o.Worker)+len(o.Reason)+len(value))
@@ -63,7 +63,9 @@ func (db *DB) newSettlement(s *broker.Settlement, value string, now int64) settl
 			end = append(end, kind, '@')
 			kind -= 'a' - 'A'
 		}
-		end = append(appendEnd(end, s), value...)
+		if end = appendEnd(end, s); o.Keep != 0 {
+			end = append(end, value...)
+		}
 	}
 	v.args = append(make([]string, 0, 4), strconv.FormatInt(s.Receipt.Epoch, 10), string(rune(kind)), rueidis.BinaryString(end))
 	if plain {

@@ -1,9 +1,9 @@
 -- Settlements and renewals, for exchange.lua.
 
 -- The run records that this script changed, false for those whose receipts are
--- worthless now; the ids whose run records and leases go; how many ended of each
--- queue.
-local current, gone_run, ended = {}, {}, {}
+-- worthless now; the ids whose run records and leases go; the keys that go; how many
+-- ended of each queue.
+local current, gone_run, gone_key, ended = {}, {}, {}, {}
 
 local function unlease(id, r)
   if has(r, 'l') then
@@ -184,14 +184,19 @@ end
 -- settle_plain ends a task as succeeded or cancelled with nothing else to it.
 --
 -- A settlement of the consumer that has the task brings the value along, outcome
--- in front, where that needs no more looking at: its kind is a capital letter.
+-- in front, where that needs no more looking at: its kind is a capital letter. Where
+-- nothing is kept it brings none: nothing else is to be removed.
 local function settle_plain(id, queue, kind, body, keep, v)
   current[id] = false
   gone_run[#gone_run + 1] = id
   ended[queue] = (ended[queue] or 0) + 1
   change(id)
   if byte(kind) < 97 then
-    call('SET', task_key(id), body, 'XX', 'PX', keep) -- if the server has not lost it
+    if keep == '0' then
+      gone_key[#gone_key + 1] = task_key(id)
+    else
+      call('SET', task_key(id), body, 'XX', 'PX', keep) -- if the server has not lost it
+    end
     return
   end
   v = v or attempt('GET', task_key(id))
@@ -292,6 +297,7 @@ end
 
 local function write_gone()
   for queue, n in pairs(ended) do count(queue .. ':l', -n) end
+  each(gone_key, function(...) call('DEL', ...) end)
   each(gone_run, function(...)
     call('HDEL', RUN, ...)
     call('ZREM', LEASE, ...)

@@ -81,23 +81,33 @@ func (s *system) Left(ctx context.Context) (int, error) {
 	return left, err
 }
 
+// pagesEach is how long somebody looks at a page before the next: less than anybody.
+const pagesEach = 50 * time.Millisecond
+
 // Page lists all tasks, page by page, until ctx ends.
 func (s *system) Page(ctx context.Context) error {
 	q := store.Query{Limit: 100}
-	for ctx.Err() == nil {
+	next := time.NewTicker(pagesEach)
+	defer next.Stop()
+	for {
 		list, err := s.client.List(ctx, q)
 		if err != nil {
 			return err
 		}
 		q.Cursor = list.Cursor
+		select {
+		case <-next.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
-	return ctx.Err()
 }
 
-// Walk reconciles the two stores until ctx ends.
+// Walk reconciles the two stores until ctx ends: what is older than two seconds, so
+// that it is all of them.
 func (s *system) Walk(ctx context.Context) error {
 	for ctx.Err() == nil {
-		if _, err := s.client.Reconcile(ctx, 0); err != nil {
+		if _, err := s.client.Reconcile(ctx, time.Second); err != nil {
 			return err
 		}
 	}
