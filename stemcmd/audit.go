@@ -80,7 +80,11 @@ func auditWords(cmd *cobra.Command, args []string) (on, reason string) {
 		case f.Name == "note", f.Name == "reason" && cmd.Parent().Name() != "dlq": // there it selects
 			reason = f.Value.String()
 		default:
-			words = append(words, "--"+f.Name+"="+f.Value.String())
+			text := f.Value.String()
+			if v, ok := f.Value.(*settings); ok {
+				text = v.names() // what a task's arguments are is none of the audit's
+			}
+			words = append(words, "--"+f.Name+"="+text)
 		}
 	})
 	return strings.Join(words, " "), reason

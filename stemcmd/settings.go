@@ -28,6 +28,16 @@ func (v *settings) String() string {
 	}
 	return strings.Join(text, ", ")
 }
+
+// names says what is changed, and not to what, for records that are kept.
+func (v *settings) names() string {
+	names := make([]string, len(*v))
+	for i, s := range *v {
+		names[i] = s.text
+	}
+	return strings.Join(names, ",")
+}
+
 func (v *settings) Type() string { return "path=value" }
 func (v *settings) Set(text string) error {
 	path, value, ok := strings.Cut(text, "=")
