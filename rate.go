@@ -62,7 +62,7 @@ func (l *RateLimit) runnerLimit(name string) *runner.Limit {
 	if l == nil {
 		return nil
 	}
-	return &runner.Limit{Key: runner.LimitKey(name), Rate: l.rate(), FailOpen: l.FailOpen}
+	return runner.NewLimit(name, l.rate(), l.FailOpen)
 }
 
 // limiter finds what keeps the rate limits of the worker's tasks; nil where the

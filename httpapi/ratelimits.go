@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
@@ -53,9 +52,7 @@ func limitOf(name string, l *stem.RateLimit) *runner.Limit {
 	if l == nil {
 		return nil
 	}
-	return &runner.Limit{
-		Key: runner.LimitKey(name), Rate: store.Rate{Count: l.Count, Per: l.Per, Burst: l.Burst}, FailOpen: l.FailOpen,
-	}
+	return runner.NewLimit(name, store.Rate{Count: l.Count, Per: l.Per, Burst: l.Burst}, l.FailOpen)
 }
 
 // refresh learns what is changed, if that was long ago. What was known stays
@@ -123,7 +120,7 @@ func (r *rateLimits) sift(ctx context.Context, e runner.Elsewhere, ds []*broker.
 			continue
 		}
 		asking, limits = append(asking, d), append(limits, l)
-		batch = append(batch, store.Reservation{Key: l.Key, Rate: l.Rate, Again: d.Reserved || d.Redelivered})
+		batch = append(batch, l.Reservation(d))
 	}
 	if len(batch) == 0 {
 		return nil
@@ -152,13 +149,11 @@ func (r *rateLimits) reserve(ctx context.Context, batch []store.Reservation) ([]
 		ctx, cancel := context.WithTimeout(ctx, ratesTime)
 		defer cancel()
 		slots, err = r.limiter.Reserve(ctx, batch)
+		slots, err = runner.Slots(len(batch), slots, err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	bad := err
-	if i := slices.IndexFunc(slots, func(s store.Slot) bool { return s.Err != nil }); err == nil && i >= 0 {
-		bad = slots[i].Err
-	}
+	bad := runner.SlotError(slots, err)
 	if bad == nil {
 		r.failures = 0
 		return slots, nil

@@ -215,10 +215,10 @@ func (f *fetcher) exchange(p plan) error {
 	}
 	fl := f.air.board(f, p)
 	if beside {
-		f.air.launch(fl)
+		f.air.launch(f.r, fl)
 		return nil
 	}
-	fl.fly()
+	fl.fly(f.r)
 	return f.land(fl)
 }
 
@@ -326,7 +326,7 @@ func (f *fetcher) sleep(now time.Duration, p plan) {
 			}
 		}
 	}
-	if f.air.n == 0 {
+	if f.air.n == 0 { // else nothing of it is looked at before one is back
 		for _, j := range f.parked {
 			until = min(until, j.renewAt)
 		}

@@ -23,8 +23,6 @@ type flight struct {
 	done     []broker.Settlement
 	renewals []broker.Renewal
 	want     broker.Want
-	ctx      context.Context //nolint:containedctx // of the one call, which may be another goroutine's
-	cancel   context.CancelFunc
 
 	began time.Time
 	took  time.Duration
@@ -84,7 +82,6 @@ func (a *air) board(f *fetcher, p plan) *flight {
 	if p.room > 0 {
 		fl.want.Queues = slices.Clone(f.order.next())
 	}
-	fl.ctx, fl.cancel = context.WithTimeout(f.r.calling, f.r.callTimeout())
 	a.crowded = a.crowded || a.n > 0
 	a.n++
 	a.room += p.room
@@ -93,17 +90,18 @@ func (a *air) board(f *fetcher, p plan) *flight {
 }
 
 // fly makes the call.
-func (fl *flight) fly() {
+func (fl *flight) fly(r *Runner) {
+	ctx, cancel := context.WithTimeout(r.calling, r.callTimeout())
+	defer cancel()
 	fl.began = time.Now()
-	fl.batch, fl.err = fl.consumer.Exchange(fl.ctx, fl.done, fl.renewals, fl.want)
+	fl.batch, fl.err = fl.consumer.Exchange(ctx, fl.done, fl.renewals, fl.want)
 	fl.took = time.Since(fl.began)
-	fl.cancel()
 }
 
 // launch has the call made by a goroutine of its own.
-func (a *air) launch(fl *flight) {
+func (a *air) launch(r *Runner, fl *flight) {
 	go func() {
-		fl.fly()
+		fl.fly(r)
 		a.landed <- fl
 	}()
 }

@@ -16,7 +16,6 @@ import (
 // farBroker is a store that is a millisecond away, and whose consumers take two
 // exchanges at once, or one.
 type farBroker struct {
-	*tap
 	exchanges int // that a consumer takes
 	took      time.Duration
 
@@ -28,14 +27,6 @@ type farBroker struct {
 	turned int // those whose order of queues changed meanwhile
 	met    sync.Once
 	two    chan struct{} // closed when two are under way for the first time
-}
-
-func (b *farBroker) Open(ctx context.Context, s broker.Subscription) (broker.Consumer, error) {
-	c, err := b.tap.Open(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	return &farConsumer{Consumer: c, b: b}, nil
 }
 
 type farConsumer struct {
@@ -78,8 +69,9 @@ func (c *farConsumer) Exchange(ctx context.Context, done []broker.Settlement, li
 // far puts the rig's broker far away. Its backlog of tasks "quick" takes half a
 // millisecond each, for fifty isolates.
 func far(g *rig, exchanges int) *farBroker {
-	b := &farBroker{tap: g.broker, exchanges: exchanges, took: time.Millisecond, two: make(chan struct{})}
-	g.cfg.Broker, g.cfg.Concurrency = b, 50
+	b := &farBroker{exchanges: exchanges, took: time.Millisecond, two: make(chan struct{})}
+	g.broker.wrap = func(c broker.Consumer) broker.Consumer { return &farConsumer{Consumer: c, b: b} }
+	g.cfg.Concurrency = 50
 	g.handle("quick", func(ctx context.Context, _ *runner.Job) (json.RawMessage, error) {
 		select {
 		case <-time.After(time.Millisecond / 2):

@@ -173,7 +173,7 @@ func TestLeaseLostByRenewal(t *testing.T) {
 func TestLeaseThatEndedBeforeTheStart(t *testing.T) {
 	inBubble(t, func(t *testing.T, g *rig) {
 		g.cfg.Lease = time.Second
-		slow := &slowBroker{tap: g.broker}
+		slow := newSlowBroker(g.broker)
 		slow.took.set(3 * time.Second)
 		g.cfg.Broker = slow
 		var runs box[int]

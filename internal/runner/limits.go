@@ -18,6 +18,17 @@ type Limit struct {
 	FailOpen bool // execute while the limiter cannot be asked; else the task waits
 }
 
+// NewLimit is the limit of that task, by the name that it is declared with.
+func NewLimit(name string, r store.Rate, failOpen bool) *Limit {
+	return &Limit{Key: "task:" + name, Rate: r, FailOpen: failOpen}
+}
+
+// Reservation is what a delivery asks a limiter for. One that had a slot, and came
+// too late or lost its lease, does not wait behind everybody a second time.
+func (l *Limit) Reservation(d *broker.Delivery) store.Reservation {
+	return store.Reservation{Key: l.Key, Rate: l.Rate, Again: d.Reserved || d.Redelivered}
+}
+
 const (
 	// slotGrace is how late a task may come for its slot. One that comes later
 	// asks again, so that a fleet that was away does not start at once all that
@@ -66,11 +77,7 @@ func (f *fetcher) limit(jobs []*Job) {
 	}
 	batch := make([]store.Reservation, len(jobs))
 	for i, j := range jobs {
-		// One that had a slot, and came too late or lost its lease, does not
-		// wait behind everybody a second time.
-		batch[i] = store.Reservation{
-			Key: j.limit.Key, Rate: j.limit.Rate, Again: j.Delivery.Reserved || j.Delivery.Redelivered,
-		}
+		batch[i] = j.limit.Reservation(&j.Delivery)
 	}
 	slots, err := f.reserve(batch)
 	now := time.Now()
@@ -102,10 +109,7 @@ func (f *fetcher) limit(jobs []*Job) {
 // reserve is the call to the limiter. What goes wrong is told here.
 func (f *fetcher) reserve(batch []store.Reservation) ([]store.Slot, error) {
 	slots, err := f.askLimiter(batch)
-	bad := err
-	for i := 0; i < len(slots) && bad == nil; i++ {
-		bad = slots[i].Err
-	}
+	bad := SlotError(slots, err)
 	if bad == nil {
 		f.limits.failures = 0
 		return slots, nil
@@ -127,13 +131,26 @@ func (f *fetcher) askLimiter(batch []store.Reservation) ([]store.Slot, error) {
 	began := time.Now()
 	slots, err := f.r.cfg.Limiter.Reserve(ctx, batch)
 	f.r.roundtrip("reserve", time.Since(began), err)
-	if err == nil && len(slots) != len(batch) {
+	return Slots(len(batch), slots, err)
+}
+
+// Slots is a limiter's answer for so many reservations: a slot for each, or an error.
+func Slots(asked int, slots []store.Slot, err error) ([]store.Slot, error) {
+	if err == nil && len(slots) != asked {
 		err = errContract
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reserve %d slots: %w", len(batch), err)
+		return nil, fmt.Errorf("reserve %d slots: %w", asked, err)
 	}
 	return slots, nil
+}
+
+// SlotError is what went wrong with such an answer, or with one of its slots.
+func SlotError(slots []store.Slot, err error) error {
+	for i := 0; i < len(slots) && err == nil; i++ {
+		err = slots[i].Err
+	}
+	return err
 }
 
 // putOff gives a job back that was not started.

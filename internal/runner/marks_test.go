@@ -136,7 +136,7 @@ func TestMetricLabelsAreBounded(t *testing.T) {
 func TestGatheringIsShort(t *testing.T) {
 	inBubble(t, func(t *testing.T, g *rig) {
 		g.cfg.Concurrency, g.cfg.Prefetch = 1, 100
-		slow := &slowBroker{tap: g.broker}
+		slow := newSlowBroker(g.broker)
 		slow.took.set(2 * time.Millisecond)
 		g.cfg.Broker = slow
 		g.noop("short")

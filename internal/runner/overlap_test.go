@@ -53,17 +53,8 @@ func TestWhatOverlappingExchangesAskFor(t *testing.T) {
 // lateBroker answers a call that carries many outcomes as late as it is told, and any
 // other after five milliseconds: each with what the store said when the call began.
 type lateBroker struct {
-	*tap
 	mu    sync.Mutex
 	takes []time.Duration // of those with many outcomes, in turn
-}
-
-func (b *lateBroker) Open(ctx context.Context, s broker.Subscription) (broker.Consumer, error) {
-	c, err := b.tap.Open(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	return &lateConsumer{Consumer: c, b: b}, nil
 }
 
 type lateConsumer struct {
@@ -88,8 +79,9 @@ func (c *lateConsumer) Exchange(ctx context.Context, done []broker.Settlement, l
 // late prepares a worker of which one exchange carries 32 outcomes from the 11th
 // millisecond to the 31st, and another one 32 from the 17th to the 18th.
 func late(g *rig) {
-	b := &lateBroker{tap: g.broker, takes: []time.Duration{20 * time.Millisecond, time.Millisecond}}
-	g.cfg.Broker, g.cfg.Concurrency, g.cfg.Prefetch = b, 70, 1
+	b := &lateBroker{takes: []time.Duration{20 * time.Millisecond, time.Millisecond}}
+	g.broker.wrap = func(c broker.Consumer) broker.Consumer { return &lateConsumer{Consumer: c, b: b} }
+	g.cfg.Concurrency, g.cfg.Prefetch = 70, 1
 	g.broker.deaf = true
 	for name, d := range map[string]time.Duration{"opens": time.Millisecond, "first": 4 * time.Millisecond, "second": 12 * time.Millisecond} {
 		g.handle(name, func(context.Context, *runner.Job) (json.RawMessage, error) {

@@ -8,10 +8,6 @@ import (
 	"time"
 )
 
-// LimitKey is the key under which the executions of a task are counted together,
-// also under its old names.
-func LimitKey(name string) string { return "task:" + name }
-
 // Rates reads what people have changed of rate limits: by the name that a task
 // is declared with; nil is no limit. What it does not have is as declared.
 type Rates func(ctx context.Context) (map[string]*Limit, error)

@@ -50,7 +50,7 @@ func (b *board) count() int {
 }
 
 func perSecond(name string, n int) *runner.Limit {
-	return &runner.Limit{Key: runner.LimitKey(name), Rate: store.Rate{Count: n, Per: time.Second}}
+	return runner.NewLimit(name, store.Rate{Count: n, Per: time.Second}, false)
 }
 
 // A worker has a rate changed from its start on, when it is told, and beside a

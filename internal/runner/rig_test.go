@@ -185,6 +185,8 @@ type tap struct {
 	refuse    func(broker.Settlement) error
 	edit      func(*broker.Batch)
 	deaf      bool // Wait returns by its timer alone
+
+	wrap func(broker.Consumer) broker.Consumer // what a consumer becomes; nil: itself
 }
 
 // exchange is one recorded round trip.
@@ -207,7 +209,11 @@ func (b *tap) Open(ctx context.Context, s broker.Subscription) (broker.Consumer,
 	if err != nil {
 		return nil, err
 	}
-	return &tapped{Consumer: c, tap: b}, nil
+	c = &tapped{Consumer: c, tap: b}
+	if b.wrap != nil {
+		c = b.wrap(c)
+	}
+	return c, nil
 }
 
 func (b *tap) Renew(ctx context.Context, batch []broker.Renewal) ([]error, error) {
@@ -347,12 +353,10 @@ type slowBroker struct {
 	took box[time.Duration]
 }
 
-func (b *slowBroker) Open(ctx context.Context, s broker.Subscription) (broker.Consumer, error) {
-	c, err := b.tap.Open(ctx, s)
-	if err != nil {
-		return nil, err
-	}
-	return &slowConsumer{Consumer: c, took: &b.took}, nil
+func newSlowBroker(t *tap) *slowBroker {
+	b := &slowBroker{tap: t}
+	t.wrap = func(c broker.Consumer) broker.Consumer { return &slowConsumer{Consumer: c, took: &b.took} }
+	return b
 }
 
 func (b *slowBroker) Renew(ctx context.Context, batch []broker.Renewal) ([]error, error) {
